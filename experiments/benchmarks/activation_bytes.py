@@ -1,4 +1,4 @@
-"""How much memory a forward pass keeps for its backward, and a step needs at most: counted, so that it is the same on every machine."""
+"""The memory that a forward pass saves for its backward, and the peak memory of a step; counted, so it is the same on every machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sora.system.torch_private import TorchDispatchMode, tree_leaves
 
 
 class _Made(TorchDispatchMode):
-    """The storages that operators return, by where they lie, without keeping them alive. largest: of them all together, at any time."""
+    """The storages that operators return, by address, without keeping them alive. largest: the most bytes of all of them at any time."""
 
     def __init__(self, besides: Iterable[Tensor]) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class _Made(TorchDispatchMode):
 
 
 def kept_bytes(forward: Callable[[], Tensor], *, besides: Iterable[Tensor]) -> int:
-    """Bytes that still lie in memory after `forward`, as long as what it returned lives: its result and what the backward will want.
+    """Bytes that remain allocated after `forward` while its result lives: the result and the activations saved for the backward.
 
-    besides: weights and inputs, which are there anyway. Whoever keeps them counts: autograd, or checkpointing in its own cache.
+    besides: weights and inputs, which are not counted. Activations saved by autograd and by checkpointing both count.
     """
     with torch.enable_grad(), _Made(besides) as mode:
         out = forward()
@@ -50,7 +50,7 @@ def kept_bytes(forward: Callable[[], Tensor], *, besides: Iterable[Tensor]) -> i
 
 
 def peak_bytes(step: Callable[[], object], *, besides: Iterable[Tensor]) -> int:
-    """The most bytes that lie in memory at any time of `step`, between its operators (what one needs inside is not seen)."""
+    """The peak of allocated bytes during `step`, measured between operators; temporary memory inside an operator is not seen."""
     with torch.enable_grad(), _Made(besides) as mode:
         step()
     return mode.largest

@@ -1,1 +1,1 @@
-"""From a configuration to objects: networks, data, plans and training, for every command alike."""
+"""Builds objects from a configuration, in the same way for every command: networks, data, plans and training."""

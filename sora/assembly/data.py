@@ -1,4 +1,4 @@
-"""The data that a configuration names, and the plan of its steps."""
+"""The data that a configuration names, and the plan of packs or crops for every step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def vae_plan(config: DictConfig) -> tuple[Any, Any]:
-    """The frames that a VAE is trained on, and the crops of every step."""
+    """The videos that a VAE is trained on, and the plan of the crops of every step."""
     from sora.config.build import build
 
     data = build(config.data, reader=build(config.reader))
@@ -21,9 +21,9 @@ def vae_plan(config: DictConfig) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Planned:
-    """The clips that a network is trained on and the packs of every step, with what both depend on. vae: the artefact's folder.
+    """The clips that a network is trained on and the plan of every step's packs, with the encoder and patchifier that both depend on.
 
-    online: whether they are frames, which the VAE encodes while the network trains.
+    vae: the folder of the VAE, with hash `identity`. online: whether the clips are frames, which the VAE encodes while the network trains.
     """
 
     data: Any
@@ -36,7 +36,7 @@ class Planned:
 
     @property
     def given(self) -> dict[str, int]:
-        """What a network for these clips is made for, see `given_of`."""
+        """The sizes that a network for these clips needs, see `given_of`."""
         from sora.assembly.network import given_of
         from sora.vae.artefact import read_card
 
@@ -44,7 +44,7 @@ class Planned:
 
 
 def dataset(config: DictConfig, node: Mapping[str, Any], *, encoder: Any, patchifier: Any, vae: Path, identity: str, seed: int) -> Any:
-    """Latents or videos, as a node `data` of the configuration names them. vae: the artefact, of hash `identity`."""
+    """The dataset of latents or videos that a node `data` names. vae: the folder of the VAE, with hash `identity`."""
     from sora.config.build import build
     from sora.vae import artefact
 
@@ -55,7 +55,7 @@ def dataset(config: DictConfig, node: Mapping[str, Any], *, encoder: Any, patchi
 
 
 def of_frames(node: Mapping[str, Any]) -> bool:
-    """Whether what a node `data` names are videos, which the VAE encodes while the network trains."""
+    """Whether a node `data` names videos, which the VAE encodes while the network trains."""
     from sora.config.build import resolve
     from sora.data.loading.videos import VideoData
 
@@ -63,7 +63,7 @@ def of_frames(node: Mapping[str, Any]) -> bool:
 
 
 def diffusion_plan(config: DictConfig) -> Planned:
-    """Latents or videos and their plan, made from metadata alone."""
+    """The latents or videos of a diffusion run and the plan of its packs, made from metadata alone."""
     from sora.config.build import build
     from sora.system.files import NotEncoded
     from sora.vae import artefact
@@ -81,7 +81,7 @@ def diffusion_plan(config: DictConfig) -> Planned:
 
 
 def encode_command(config: DictConfig, folder: Path) -> str:
-    """The `sora encode` that makes the latents and the caption states which a diffusion run reads of a dataset."""
+    """The `sora encode` command that writes the latents and caption states of dataset `folder` for a diffusion run."""
     from sora.config.command_line.commands import command, option_words
     from sora.config.compose import config_dir, groups
 
@@ -90,7 +90,7 @@ def encode_command(config: DictConfig, folder: Path) -> str:
 
 
 def captions_told(config: DictConfig, planned: Planned) -> list[str]:
-    """What a run has to know of its captions before it starts."""
+    """The lines about its captions that a run prints before it starts."""
     from sora.assembly.load import fill_of
     from sora.data.loading.caption_checks import texts_told
 
@@ -99,7 +99,7 @@ def captions_told(config: DictConfig, planned: Planned) -> list[str]:
 
 
 def online_encoder(planned: Planned, vae: Any, *, near: int) -> Any:
-    """What makes batches of the frames, for data=videos. near: ranks of a node."""
+    """The encoder that makes batches of frames, for data=videos. near: ranks per node."""
     from sora.training.online_encoding import OnlineEncoder
 
     data, plan = planned.data, planned.plan

@@ -1,4 +1,4 @@
-"""A run, a VAE or a dataset from Python, in one call each: what the commands do, as objects."""
+"""The Python interface: a run, a VAE or a dataset in one call each. It does what the commands do, and returns objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sora.text.encoder import TextEncoder
     from sora.vae.vae import VideoVAE
 
-# Keys and groups of `sora sample` that say how videos are made, and which.
+# Keys and groups of `sora sample` that set how videos are made (RECIPE), and of which videos are made (REQUEST).
 RECIPE = ("sampler", "guidance", "steps", "shift", "first", "budget")
 REQUEST = ("size", "area", "seconds", "fps", "samples", "seed", "negative", "input", "input_frames", "clip_gb")
 
@@ -35,8 +35,8 @@ REQUEST = ("size", "area", "seconds", "fps", "samples", "seed", "negative", "inp
 class OpenedRun:
     """A diffusion run with the weights of one of its checkpoints, in eval mode on a device.
 
-    dit: the denoising network. text: the module that is trained with it and turns packed caption states into what it attends to; the
-    identity for frozen encoders. encoder: captions to states. config: the run's configuration, as plain values.
+    dit: the denoising network. text: the module that maps packed caption states to the network's text states and is trained with it; the
+    identity for frozen encoders. encoder: maps captions to states. config: the run's configuration, as plain values.
     """
 
     folder: Path
@@ -52,21 +52,20 @@ class OpenedRun:
     loaded: LoadedDiffusion
 
     def generator(self, *words: str) -> Generator:
-        """A generator of this run's networks. words: as `sora sample` takes them, such as "steps=12", "sampler=heun", "guidance.scale=6".
+        """A generator of this run's networks. words: as for `sora sample`, such as "steps=12", "sampler=heun", "guidance.scale=6".
 
         Raises:
-            ValueError: a word is of no key that says how videos are made, or its value does not fit; the message names it.
+            ValueError: a word sets no key of how videos are made, or its value does not fit; the message names it.
         """
         return generator_of(self.loaded, sampling(_composed(words, RECIPE).config), self.device)
 
     def requests(self, prompts: str | Sequence[str], *words: str) -> list[Request]:
-        """What to ask a generator for: a clip of each prompt, as large and as long as those the run was trained on where nothing says
-        otherwise.
+        """Requests for the generator: one clip of each prompt, of the size and length of the training clips unless `words` say otherwise.
 
-        words: as `sora sample` takes them, such as "size=9:16", "seconds=4", "samples=2", "seed=3", "input=first.png".
+        words: as for `sora sample`, such as "size=9:16", "seconds=4", "samples=2", "seed=3", "input=first.png".
 
         Raises:
-            ValueError: a word is of no key that says which videos are made, or its value does not fit; the message names it.
+            ValueError: a word sets no key of which videos are made, or its value does not fit; the message names it.
         """
         composed = _composed(words, REQUEST)
         refuse_numbers(composed.config, NUMBERS)
@@ -103,7 +102,7 @@ def open_vae(folder: str | Path, step: int | None = None, *, ema: str | float = 
 
 
 def _composed(words: Sequence[str], keys: Sequence[str]) -> Composed:
-    """The configuration of `sora sample WORDS`, of which all have to be of these keys and groups."""
+    """The configuration of `sora sample WORDS`; raises ValueError for a word that sets none of `keys` (keys and groups)."""
     composed = compose("sample", ["checkpoint=run", *words])
     if other := next((name for name in composed.said if name.partition(".")[0] not in ("checkpoint", *keys)), None):
         raise ValueError(f"{other}= has no effect here; these words have: {', '.join(keys)}")

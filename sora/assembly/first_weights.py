@@ -1,8 +1,8 @@
-"""The weights that a new run begins with, where `init` names some: those of a run, of a VAE, or of a published checkpoint.
+"""The first weights of a new run with `init`: those of a run, of a VAE, or of a published checkpoint.
 
-A run's weights are taken whole. What differs from that run in anything that gives its weights their meaning is refused, unless `init_allow`
-names it; then the tensors that the difference leaves without a counterpart of their name and shape begin as they do in a new network, and
-those of the source that have no place are left behind. Both are printed, and kept in init.json.
+All weights of a run are taken. A difference from that run that changes what its weights mean is refused unless `init_allow` names it. Then
+tensors of the network without a counterpart of the same name and shape are initialised as in a new network, and tensors of the source
+without a counterpart are not used. Both are printed and recorded in init.json.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from sora.assembly.training import Job
     from sora.dit.published.checkpoints import Taken
 
-# Keys that give weights their meaning, by kind of run; beside them the hashes of the VAE and the text encoder.
+# Keys that determine what weights mean, by kind of run; the hashes of the VAE and the text encoder do so too.
 COMPARED = {"diffusion": ("dit", "patches", "path", "objective.prediction"), "vae": ("vae",)}
-FREE = ("dit.attention",)  # it changes how a network is computed, and not what
-MEASURED = ("vae.shift", "vae.scale")  # a VAE's whitening, which is measured at the end of its training
+FREE = ("dit.attention",)  # changes how a network is computed, not its result
+MEASURED = ("vae.shift", "vae.scale")  # a VAE's whitening, measured at the end of its training
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """The weights that were taken over from a run or a VAE. step: None for a finished VAE. new: tensors that begin as in a new network.
-    left: tensors of the source without a place. config: the config.json of the published network that the source began with."""
+    """The weights that a run or a VAE gave to a new run. step: None for a finished VAE. new: tensors initialised as in a new network. left:
+    tensors of the source that were not used. config: the config.json of the published network that the source started from."""
 
     source: Path
     step: int | None
@@ -52,14 +52,14 @@ class InitialWeights:
         )
 
     def record(self) -> dict[str, Any]:
-        """What a run notes of it."""
+        """The content of the run's init.json."""
         facts = {"weights": str(self.source.absolute()), "step": self.step, "ema": self.ema, "hash": self.hash}
         return {**facts, "allowed": list(self.allowed), "new": list(self.new), "left": list(self.left), "config": self.config}
 
 
 def foresee(config: DictConfig, *, going_on: bool) -> None:
-    """Raise ValueError for an `init` that cannot be begun with, as far as configurations and names tell, before data are looked at; a run
-    that goes on has begun."""
+    """Raise ValueError for an `init` that cannot be used, as far as configurations and file names tell, before data are opened. A run that
+    continues (`going_on`) has its weights, and is not checked."""
     from sora.assembly.network import given_of, outline
     from sora.config.build import build
     from sora.dit.published import checkpoints
@@ -87,9 +87,9 @@ def foresee(config: DictConfig, *, going_on: bool) -> None:
 
 
 def begin(config: DictConfig, job: Job, noted: Mapping[str, Any] | None = None) -> Taken | InitialWeights | None:
-    """Give the network the weights that `init` names, if it does, say which, and return what was taken.
+    """Load the weights that `init` names into the network, print which, and return what was taken; None without `init`.
 
-    noted: init.json of a run that was stopped before its first checkpoint, and begins with the same weights again.
+    noted: init.json of a run that was stopped before its first checkpoint, and starts from the same weights again.
     """
     from sora.dit.published import checkpoints
     from sora.system import distributed as ranks
@@ -129,7 +129,7 @@ def _foresee_own(config: DictConfig) -> None:
 
 
 def _differing(config: DictConfig) -> dict[str, tuple[Any, Any]]:
-    """The keys in which a run to begin differs from the one that `init` names, with what they are there and here."""
+    """The keys in which a new run differs from the one that `init` names, as {key: (value there, value here)}."""
     from sora.assembly.load import run_kind
     from sora.config import kept as configs
     from sora.runs.run import changes, open_run, run_of
@@ -150,7 +150,7 @@ def _differing(config: DictConfig) -> dict[str, tuple[Any, Any]]:
     keys, known, here = list(COMPARED[kind]), run.info.get("depends") or {}, {}
     if kind == "diffusion":
         here, trains = _depends(config)
-        keys += ["text"] if trains and known.get("text") == here["text"] else []  # else its hash says all of it
+        keys += ["text"] if trains and known.get("text") == here["text"] else []  # else the encoder's hash covers it
     before, now = ({key: _plain(tree, key) for key in keys} for tree in (stored, config))
     other = {name: (known[name][:12], value[:12]) for name, value in here.items() if known.get(name, value) != value}
     return {**changes(before, now, free=FREE), **other}
@@ -164,7 +164,7 @@ def _plain(tree: DictConfig, key: str) -> Any:
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:
-    """What the card of the VAE that a configuration describes would say of it."""
+    """The settings on the card of the VAE that a configuration describes."""
     import torch
 
     from sora.config.build import build
@@ -174,7 +174,7 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 
 
 def _depends(config: DictConfig) -> tuple[dict[str, str], bool]:
-    """The hashes of the VAE and the text encoder that a run to begin depends on, and whether a part of that encoder is trained."""
+    """The hashes of the VAE and the text encoder that a new run depends on, and whether a part of that encoder is trained."""
     from sora.config.build import build
     from sora.vae import artefact
 
@@ -208,11 +208,11 @@ def _begin_own(config: DictConfig, job: Job, source: Path, noted: Mapping[str, A
 
 
 def take(task: nn.Module, tensors: Mapping[str, Tensor], *, source: Path, partly: bool) -> tuple[list[str], list[str]]:
-    """Copy those tensors into a task that it has by name and shape; returns the names in the task that got none, and the others of
+    """Copy the tensors that have a counterpart of their name and shape in the task. Return the task's names without one, then those of
     `tensors`.
 
     Raises:
-        ValueError: not all fit, although not `partly`, or none does.
+        ValueError: no tensor fits, or not all do and `partly` is false.
     """
     state = task.state_dict()
     held = {name: value for name, value in tensors.items() if name not in MEASURED}
@@ -232,6 +232,6 @@ def _covers(name: str, key: str) -> bool:
 
 
 def _told(names: Sequence[str], what: str) -> str:
-    """How many tensors, and the first of them."""
+    """The number of the tensors, and the name of the first."""
     first = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
     return f"{counted(len(names), 'tensor')} {what}{first}"

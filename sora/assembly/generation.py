@@ -1,4 +1,4 @@
-"""A generator of videos, from what a configuration says of sampling."""
+"""A generator of videos, from the sampling keys of a configuration."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How videos are made, whatever network makes them. shift: of the noise levels; None: the objective's own. nodes: the sampler, the
-    guidance and the stretch as a configuration names them, for who asks how a video was made."""
+    """How videos are made, for any network. shift: of the noise levels; None for the objective's own. nodes: the sampler, guidance and
+    stretch as nodes of the configuration, for the record of how a video was made."""
 
     sampler: Sampler
     guidance: Callable[..., Predict]
@@ -40,7 +40,7 @@ class Sampling:
         return {**self.nodes, "steps": self.steps, "shift": self.shift, "first": self.first}
 
     def recipe(self, objective: Objective) -> Recipe:
-        """For a network that was trained with this objective."""
+        """The recipe for a network that was trained with this objective."""
         from sora.diffusion.shift import constant_shift
         from sora.generation.generator import Recipe
 
@@ -49,8 +49,8 @@ class Sampling:
 
 
 def sampling(said: DictConfig) -> Sampling:
-    """Of a configuration with these keys."""
-    nodes = {key: plain(said[key]) if said.get(key) else None for key in ("sampler", "guidance", "stretch")}  # an evaluation has no stretch
+    """The sampling settings of a configuration that has these keys."""
+    nodes = {key: plain(said[key]) if said.get(key) else None for key in ("sampler", "guidance", "stretch")}  # evaluations have no stretch
     values = {key: said[key] for key in ("steps", "shift", "first", "budget")}
     return Sampling(sampler=build(said.sampler), guidance=build(said.guidance), **values, nodes=nodes)
 
@@ -66,7 +66,7 @@ def generator(
     patchifier: Patchifier,
     device: Any,
 ) -> Generator:
-    """A generator of networks that were trained with this objective. encode, text: as `Generator` takes them."""
+    """A generator for networks that were trained with this objective. encode, text: see `Generator`."""
     from sora.generation.generator import Generator
 
     return Generator(
@@ -84,13 +84,13 @@ def generator(
 
 
 def generator_of(loaded: LoadedDiffusion, said: Sampling, device: str) -> Generator:
-    """A generator of a run's networks."""
+    """A generator for the networks of a loaded run."""
     networks = {"dit": loaded.dit.to(device), "text": loaded.text.to(device), "vae": loaded.vae.to(device)}
     return generator(said, loaded.objective, encode=loaded.encoder.encode, patchifier=loaded.patchifier, device=device, **networks)
 
 
 def described(loaded: LoadedDiffusion, said: Sampling) -> dict[str, Any]:
-    """What every sample of a command has in common, for its sidecar: how it was made, and of what."""
+    """The part of the sidecar that all samples of a command share: the run's networks, and how the samples were made."""
     from sora.config.own import record
     from sora.runs.run import code_version
 

@@ -1,4 +1,4 @@
-"""Loading what was trained: a run's networks with the weights of one of its checkpoints, built from the run's own configuration."""
+"""Loads trained models: a run's networks with the weights of one of its checkpoints, built from the run's own configuration."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from sora.vae.vae import VideoVAE
 
 
-OWN, LAST = "own", "last"  # weights, beside a number that is the relative width of an average
+OWN, LAST = "own", "last"  # choices of `ema`, besides a number: the relative width of an average
 
 
 @dataclass(frozen=True)
 class LoadedVae:
-    """A VAE and what identifies it. step: of the checkpoint; None for a finished artefact."""
+    """A VAE and its identity. step: of the checkpoint; None for a finished VAE."""
 
     vae: VideoVAE
     config: dict[str, Any]
@@ -41,8 +41,8 @@ class LoadedVae:
 
 @dataclass(frozen=True)
 class LoadedDiffusion:
-    """All that sampling needs. ema: which weights, see `weights_of`. encoder: captions to token states. text: the module behind it that
-    trains along, or the identity."""
+    """The networks of a run and all else that sampling needs. ema: which weights, see `weights_of`. encoder: maps captions to token states.
+    text: the trained module after the encoder, or the identity."""
 
     run: Path
     step: int
@@ -59,7 +59,7 @@ class LoadedDiffusion:
 
 
 def run_kind(folder: Path) -> str:
-    """What a folder holds: "diffusion" or "vae" (a run, or a VAE's artefact)."""
+    """The kind of a folder: "diffusion", or "vae" for a VAE run and for a finished VAE."""
     from sora.runs.run import open_run, run_of
     from sora.vae.artefact import CARD
 
@@ -71,8 +71,8 @@ def load_diffusion(
 ) -> LoadedDiffusion:
     """The networks of a diffusion run, in eval mode on the CPU.
 
-    step: of the checkpoint; None for the newest whole one. ema: which weights, see `weights_of`. stretch: of rotary positions,
-    a node that names a function of `sora.dit.layers.rope_scaling`; None for the run's own.
+    step: of the checkpoint; None for the newest whole one. ema: which weights, see `weights_of`. stretch: of rotary positions, a node that
+    names a function of `sora.dit.layers.rope_scaling`; None for the run's own.
 
     Raises:
         ValueError: it is no diffusion run, has no such checkpoint, or a file of it is damaged or does not fit; the message names it.
@@ -130,20 +130,21 @@ def load_diffusion(
 
 
 def fill_of(config: Mapping[str, Any]) -> int:
-    """How many words of a caption a run's network reads; 0 for all."""
+    """The number of text tokens to which a run's network pads captions; 0 for no padding."""
     text = config["dit"].get("text")
     return int(text.get("fill") or 0) if isinstance(text, Mapping) else 0
 
 
 def stretched(dit: Mapping[str, Any], stretch: Mapping[str, Any]) -> dict[str, Any]:
-    """A network's node with other rotary positions. Raises ValueError for one that has none."""
+    """A network's node with another scaling of rotary positions. Raises ValueError for a network that has no rotary positions."""
     if not isinstance(dit.get("rope"), Mapping):
         raise ValueError(f"{dit['_target_']} has no rotary positions (dit.rope) that stretch={stretch['_target_']} could change")
     return {**dit, "rope": {**dit["rope"], "stretch": dict(stretch)}}
 
 
 def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str = OWN) -> LoadedVae:
-    """The VAE of an artefact folder, or of a VAE run: its artefact, or the checkpoint of `step` (or the newest, while it still trains)."""
+    """The VAE of a finished VAE's folder or of a VAE run. Of a run: the finished VAE, or the checkpoint of `step`, or the newest checkpoint
+    while the run still trains."""
     from sora.runs.run import NODE, open_run, run_of
     from sora.vae import artefact
 
@@ -169,11 +170,11 @@ TRIES = 5
 
 
 def run_weights(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[Path, dict[str, Tensor], int, str]:
-    """A checkpoint of a run, its weights as `weights_of` gives them, its step, and the hash of its list of files.
+    """A checkpoint of a run, its weights as `weights_of` returns them, its step, and the hash of its manifest.
 
-    A run that still trains may let it go while it is read: the files stay until they are read, and of one that goes before, the next
-    whole one is taken, where no step was named. Where they cannot stay, and for an average of a relative width, which is made of many, it
-    is tried again.
+    A run that still trains may remove the checkpoint meanwhile. Its files are therefore held by links until they are read, and if it was
+    removed before that, the next whole checkpoint is read, unless `step` is given. Where files cannot be held, and for an average of a
+    relative width, which needs many checkpoints, the whole is tried again.
     """
     for _ in range(TRIES):
         with suppress(FileNotFoundError):
@@ -203,7 +204,7 @@ def _held(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[P
 
 
 def _checkpoint(folder: Path, step: int | None, look: Callable[[Path], None]) -> Path:
-    """Of a step, or the newest that is whole. look: raises for one that is damaged."""
+    """The checkpoint of a step, or the newest whole one. look: raises for a damaged one."""
     from sora.runs import checkpoint
 
     checkpoints = folder / "checkpoints"
@@ -224,11 +225,11 @@ def _checkpoint(folder: Path, step: int | None, look: Callable[[Path], None]) ->
 def weights_of(found: Path, *, ema: bool | float | str, verified: bool = False) -> tuple[dict[str, Tensor], int]:
     """The weights of a checkpoint by their names in the task, and its step.
 
-    ema: "own" (or true), the run's averages where it keeps them; "last" (or false), the weights of the last step; or a number, the
-    average whose profile has this relative width, made of what a run with ema=post_hoc kept. verified: whether its files were.
+    ema: "own" (or true) for the run's average, if it keeps one; "last" (or false) for the weights of the last step; a number for the
+    average whose profile has this relative width, which needs a run with ema=post_hoc. verified: whether the files were checked already.
 
     Raises:
-        ValueError: `ema` is none of these or cannot be had from this run, or a file is damaged.
+        ValueError: `ema` is none of these, the run lacks what it needs, or a file is damaged.
     """
     from sora.runs import checkpoint
     from sora.runs import post_hoc_ema as profiles
@@ -249,7 +250,7 @@ def weights_of(found: Path, *, ema: bool | float | str, verified: bool = False) 
 
 
 def averaged(run: Run, step: int, *, ema: bool | float | str) -> bool:
-    """Whether the weights that `weights_of` gives of a checkpoint are averages, and not those of its last step."""
+    """Whether `weights_of` returns averaged weights of a checkpoint, and not those of its last step."""
     from sora.runs import checkpoint
 
     if (exported := run.info.get("exported")) is not None:
@@ -258,12 +259,12 @@ def averaged(run: Run, step: int, *, ema: bool | float | str) -> bool:
 
 
 def _means(exported: Mapping[str, Any]) -> bool:
-    """The same of an export, by what it says of where its weights are from; older ones say only what was asked for."""
+    """Whether the weights of an exported run are averaged, by its record; older records hold only the `ema` that was asked for."""
     return exported.get("averaged", exported["ema"] not in (False, LAST))
 
 
 def _room(tensors: Mapping[str, Tensor], *, part: str, source: Path) -> AbstractContextManager[None]:
-    """For what is built to take the weights of a part of a checkpoint: a network of more numbers than these has not to be built."""
+    """A context that refuses to build a network with more numbers than the checkpoint's tensors of this part."""
     there = sum(value.numel() for name, value in tensors.items() if name.startswith(f"{part}."))
     return bounded(there, f"{source} does not fit: {part} of the run's config.yaml", advice="one of them is damaged, or another run's")
 

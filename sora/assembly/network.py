@@ -1,6 +1,6 @@
-"""The denoising network that a configuration names: its weights and their rates, its objective, and what it costs.
+"""The denoising network that a configuration names: its weights and their learning rates, its objective, and its FLOPs.
 
-given: what is no key of its node, see `given_of`.
+given: the sizes that are no keys of the network's node, see `given_of`.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 
 def given_of(patchifier: Patchifier, latent_channels: int, encoder: Any) -> dict[str, int]:
-    """The sizes that a network is made for: by its patches, the VAE's channels and the text encoder."""
+    """The sizes that a network gets from the patches, the VAE's channels and the text encoder."""
     return {"patch_channels": patchifier.channels(latent_channels), "text_width": encoder.width}
 
 
 def network(dit: DictConfig | Mapping[str, Any], given: Mapping[str, int], **others: Any) -> nn.Module:
-    """The network of a node `dit`. others: keys of the node that are others than it says."""
+    """The network of a node `dit`. others: keys that override those of the node."""
     from sora.config.build import build
 
     return build(dit, **given, **others)
 
 
 def objective_of(config: DictConfig | Mapping[str, Any]) -> Objective:
-    """What the network learns, on the path and at the noise levels of a configuration."""
+    """The objective, with the path and the density of noise levels of a configuration."""
     from sora.config.build import build
 
     return build(config["objective"], path=build(config["path"]), density=build(config["density"]))
 
 
 def trainable(config: DictConfig, given: Mapping[str, int]) -> tuple[nn.Module, Mapping[str, Scale]]:
-    """The network with its first weights, as config has it trained, and how the rates of single weights differ.
+    """The network with its first weights, prepared for training, and the learning-rate scales of single weights.
 
     Raises:
         ValueError: the network is a published one, for patches of another size.
@@ -61,7 +61,7 @@ def trainable(config: DictConfig, given: Mapping[str, int]) -> tuple[nn.Module, 
 
 
 def flops_of(dit: DictConfig | Mapping[str, Any], given: Mapping[str, int]) -> Flops:
-    """The operations of a network, whoever computes its attention; it is made without memory for its weights."""
+    """The FLOPs of a network, whichever kernel computes its attention; the network is built on the meta device."""
     from sora.config.build import plain
     from sora.dit.flops import Flops
 
@@ -70,7 +70,7 @@ def flops_of(dit: DictConfig | Mapping[str, Any], given: Mapping[str, int]) -> F
 
 
 def outline(dit: DictConfig, given: Mapping[str, int]) -> Any:
-    """The network, or a VAE, without memory for its weights: how it is put together."""
+    """The network, or a VAE, on the meta device, where weights take no memory."""
     import torch
 
     with torch.device("meta"):
@@ -78,7 +78,7 @@ def outline(dit: DictConfig, given: Mapping[str, int]) -> Any:
 
 
 def peak_of(trainer: Any) -> float:
-    """Floating-point operations a second that the devices of a trainer could make together, in the precision it multiplies in."""
+    """Peak FLOP/s of all devices of a trainer together, in the precision of its matrix products."""
     import torch
 
     from sora.system.devices import peak

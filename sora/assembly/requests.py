@@ -1,4 +1,4 @@
-"""Requests for a generator, from prompts and what a configuration says of their sizes, lengths and numbers."""
+"""Requests for a generator, from prompts and the sizes, lengths and numbers of samples in a configuration."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -> list[Request]:
-    """One request for each sample of each prompt. Sample numbers count within what is asked of one prompt, so that adding others changes
-    none, and a prompt that comes three times gives three samples."""
+    """One request for each sample of each prompt. Samples are numbered per prompt, so that other prompts change nothing, and a prompt that
+    occurs three times gives three different samples."""
     from sora.assembly.usual import KEYS, told
     from sora.generation.generator import Request
     from sora.generation.inputs import read_input
@@ -43,13 +43,13 @@ def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -
         wanted = (line.prompt, negative, frames, size, rate, seed)
         for _ in range(config.samples):
             sample = sample_id(line.prompt, seen[wanted])
-            seen[wanted] += 1  # who asks twice for the same wants two samples
+            seen[wanted] += 1  # the same request twice asks for two samples
             requests.append(Request(line.prompt, frames, *size, fps=rate, seed=seed, sample=sample, given=given, negative=negative))
     return requests
 
 
 def missing_of(lines: Sequence[Line], config: Any) -> set[str]:
-    """What neither the command nor all lines say, so that the run is asked for it."""
+    """The settings that neither the command nor every line gives, so that the run's usual ones are needed."""
     from sora.patches.geometry import exact
 
     sized = all(exact(str(line.size or config.size)) for line in lines)

@@ -1,4 +1,4 @@
-"""Which run `sora train` goes on with, and with what configuration: nothing of it changes silently."""
+"""Which run `sora train` continues, and with which configuration; no key changes unless it is free to or resume_allow names it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sora.runs.checkpoint import TrainingState
     from sora.runs.run import Run
 
-# What may differ between the parts of one run: where and how fast it runs, and what is told of it. Everything else makes it another run.
+# Keys that may change when a run is resumed: where and how fast it runs, and what is logged. Any other change makes it another run.
 FREE = (
     "output",
     "resume",
@@ -52,18 +52,18 @@ FREE = (
     "recompute",
     "compile",
 )
-# (least, most): processes, where none is this one; tokens of a pack; bins of noise levels, each a figure of every line
+# (least, most). workers: processes, 0 loads in this one; plan.budget: tokens of a pack; level_bins: each bin is a number in every log line
 BOUNDS = {"workers": (0, 1024), "plan.budget": (1, 1 << 30), "level_bins": (1, 10_000)}
-DEPENDS = "depends."  # before what is no key: the hashes of data, VAE and text encoder, in resume_allow
-# Paths: that the same clips and the same VAE lie there is seen from their hashes.
+DEPENDS = "depends."  # in resume_allow, the prefix of names that are no keys: the hashes of data, VAE and text encoder
+# Paths are free, because hashes show whether the same clips and the same VAE lie there.
 FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}
 
 
 def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Path, Mapping[str, Any] | None]:
-    """The configuration to train with, the run's folder, and what has changed since it began: None if it has yet to begin.
+    """The configuration to train with, the run's folder, and the keys that have changed since it started; None instead for a new run.
 
-    With `resume=RUN` it is the stored one, and on top what this command line says differently from the defaults or names itself (`said`:
-    keys and groups); what may not change is refused by name.
+    With `resume=RUN` it is the stored configuration. Over it go values of this command line that differ from the defaults, and those of the
+    keys and groups that it names (`said`). A change that is not allowed is refused, naming the key.
     """
     from omegaconf import OmegaConf
 
@@ -99,7 +99,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
         asked = laid_over(kept(run), config, said)
         refuse_half_an_evaluation(asked, run)
         stored.refuse_unsaid(run, asked, said)
-        asked.resume_allow = config.resume_allow  # what was allowed at another resume is not now
+        asked.resume_allow = config.resume_allow  # a permission holds for one resume only
     stored.refuse_programs(asked, said)
     refuse_sizes(asked)
     keep_numerics(asked, run.config)
@@ -111,7 +111,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
 
 
 def refuse_sizes(config: DictConfig) -> None:
-    """Raise ValueError for what no machine trains with, such as a million processes that load data."""
+    """Raise ValueError for sizes that no machine trains with, such as a million processes that load data."""
     from omegaconf import OmegaConf
 
     for key, (least, most) in BOUNDS.items():
@@ -124,7 +124,7 @@ def refuse_sizes(config: DictConfig) -> None:
 
 
 def refuse_half_an_evaluation(config: DictConfig, run: Run) -> None:
-    """Raise ValueError for an `evaluation` that has not the keys of any of its options: a stored one may have been edited, or be old."""
+    """Raise ValueError for an `evaluation` that lacks keys of every option of the group: a stored one may have been edited, or be old."""
     from sora.config.compose import compose
 
     evaluation: Any = config.get("evaluation")
@@ -144,8 +144,7 @@ def refuse_half_an_evaluation(config: DictConfig, run: Run) -> None:
 
 
 def refuse_read_only(resume: str | None, output: Path) -> None:
-    """Raise ValueError, before the data are planned, for a run's folder that nothing can be written to, or a new one within another run
-    or a dataset."""
+    """Raise ValueError, before the data are planned, if the run's folder is read-only, or a new one lies within another run or dataset."""
     from sora.system import files as storage
 
     if resume in (None, "auto"):
@@ -158,7 +157,7 @@ def refuse_read_only(resume: str | None, output: Path) -> None:
 
 
 def kept(run: Run) -> DictConfig:
-    """The configuration that a run keeps, whole: what versions before did not have is as it stands today, and said."""
+    """The complete stored configuration of a run: keys that its version lacked get today's values, and are printed."""
     from sora.config import kept as configs
     from sora.system.distributed import say
 
@@ -172,7 +171,7 @@ def kept(run: Run) -> DictConfig:
 
 
 def keep_numerics(config: DictConfig, stored: Mapping[str, Any]) -> None:
-    """Fill in what a trainer that takes what is there computes with: as the run has it, or, in a new one, as this machine would."""
+    """Fill in the precision and determinism that the trainer leaves open: those of the stored run, or in a new one this machine's."""
     from sora.system.devices import numerics
 
     known = {**numerics(config.trainer.get("accelerator")), **stored.get("trainer", {})}
@@ -182,8 +181,8 @@ def keep_numerics(config: DictConfig, stored: Mapping[str, Any]) -> None:
 
 
 def standing(asked: DictConfig, run: Run, said: Sequence[str] | None) -> DictConfig:
-    """The configuration of a run that goes on, with its paths as they are found from here: what this command line named (`said`: keys and
-    groups; None: all of it) is relative to this folder, the rest lies where the run knows it, and its VAE is the one that it took along."""
+    """The configuration of a run that continues, with resolved paths. Paths that this command line named (`said`: keys and groups; None:
+    all) are relative to the working directory; others lie where the run knows them; the VAE is the one stored in the run."""
     from os.path import abspath
 
     from omegaconf import OmegaConf
@@ -200,7 +199,7 @@ def standing(asked: DictConfig, run: Run, said: Sequence[str] | None) -> DictCon
     config, stored = asked.copy(), run.config
     known = (stored.get("data") or {}).get("folders") or ()
     folders = asked.data.folders
-    if OmegaConf.is_list(folders):  # anything else is refused where it is opened
+    if OmegaConf.is_list(folders):  # any other type is refused where it is opened
         lost = [name for name in folders if not named_here("data.folders", name) and (said is None or name in known)]
         config.data.folders = [places.dataset_of(run, name) if name in lost else abspath(name) for name in folders]
         for name, found in zip(folders, config.data.folders, strict=True):
@@ -217,21 +216,21 @@ def standing(asked: DictConfig, run: Run, said: Sequence[str] | None) -> DictCon
 
 
 def refuse_exported(run: Run) -> None:
-    """Raise ValueError for a run that is to be sampled from alone."""
+    """Raise ValueError for an exported run, which can only be sampled from."""
     if "exported" in run.info:
         raise ValueError(f"{run.folder} was exported to sample from: it holds no optimiser to go on with; resume the run that it came from")
 
 
 def refuse_unknown(allowed: Sequence[str], known: Collection[str]) -> None:
-    """Raise ValueError for names in resume_allow that nothing has: one who mistypes a key believes that it is allowed."""
+    """Raise ValueError for names in resume_allow that nothing has: a user who mistypes a key would believe that it is allowed."""
     if unknown := [name for name in allowed if not any(key == name or key.startswith(f"{name}.") for key in known)]:
         raise ValueError(f"resume_allow names {unknown[0]}, which this run has not{meant(unknown[0], known)}")
 
 
 def laid_over(stored: DictConfig, config: DictConfig, said: Sequence[str]) -> DictConfig:
-    """A run's configuration with what `config` says otherwise: values that no command line that only names the task has, and all of `said`.
+    """A run's configuration with the changes of `config`: values that differ from the task's defaults, and all keys and groups in `said`.
 
-    A key said with the default's value counts too, and a group is replaced whole, so that nothing of the other option stays behind.
+    A key in `said` counts even with the default's value. A group is replaced whole, so that no key of the old option remains.
     """
     from omegaconf import MISSING, OmegaConf
 
@@ -243,7 +242,7 @@ def laid_over(stored: DictConfig, config: DictConfig, said: Sequence[str]) -> Di
         if value != MISSING and (key not in plain or plain[key] != value):
             OmegaConf.update(stored, key, value)
     for name in said:
-        if any(key == name or key.startswith(f"{name}.") for key in flat):  # an experiment or a task is no part of the configuration
+        if any(key == name or key.startswith(f"{name}.") for key in flat):  # an experiment or a task is no key of the configuration
             OmegaConf.update(stored, name, OmegaConf.select(config, name), merge=False)
     return stored
 
@@ -251,9 +250,10 @@ def laid_over(stored: DictConfig, config: DictConfig, said: Sequence[str]) -> Di
 def record(
     asked: DictConfig, config: DictConfig, run: Run, state: TrainingState | None, changed: Mapping[str, Any] | None, *, job: Job
 ) -> None:
-    """Note a resume, and keep the configuration that it goes on with, where that leads to, and what it depends on from now on.
+    """Record a resume: its event, the configuration that the run continues with, the run's place, and the hashes that it depends on from
+    now on.
 
-    asked: what stays written where nothing has moved; config: the same with paths that were found from here, which is kept otherwise.
+    asked: the configuration that is stored if the run has not moved. config: the same with resolved paths, which is stored if it has.
     """
     from omegaconf import OmegaConf
 
@@ -286,25 +286,25 @@ def record(
 
 
 def differing(run: Run, job: Job) -> dict[str, tuple[str, str]]:
-    """What the run depended on and this job does not, as {name: (before, now)}."""
+    """The dependencies of the run that differ from this job's, as {name: (before, now)}."""
     was = fitting(run.info, {"depends": Named(text)}, str(run.info_file))["depends"]
     return {name: (str(was.get(name)), value) for name, value in job.depends.items() if was.get(name) != value}
 
 
 def _brief(known: str) -> str:
-    """A hash by its beginning, words as they are."""
+    """The first digits of a hash; words are returned unchanged."""
     return known if " " in known else known[:12]
 
 
 def _where(name: str, config: DictConfig) -> str:
-    """Where what is another one was read from."""
+    """The path of the data, VAE or encoder that differs."""
     if name == "data":
         return f" (data.folders=[{','.join(config.data.folders)}])"
     return f" (vae={config.vae})" if name == "vae" else ""
 
 
 def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tuple[Run, TrainingState | None]:
-    """Make the run's folder, or open it and read its newest checkpoint; what it depends on must be what it was."""
+    """Create the run's folder, or open it and read its newest checkpoint. Raises ValueError if something it depends on has changed."""
     from omegaconf import OmegaConf
 
     from sora.runs import checkpoint
@@ -327,7 +327,7 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
                 f"{name} is not what {folder} was trained with{_where(name, config)}: it is {_brief(now)}, the run's is {_brief(before)}; "
                 f"put the old one back, or say so on purpose with resume_allow=[{DEPENDS}{name}]"
             )
-    # whether its files are there at all; sizes and every byte are looked at when the ranks can share that out
+    # only whether its files exist: sizes and bytes are checked later, when the ranks can share the work
     newest = checkpoint.newest(
         run.checkpoints, look=lambda path: (checkpoint.outline(path, sizes=()), checkpoint.load(path, verified=True))
     )
@@ -343,7 +343,7 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
 
 
 def opened(path: Path, job: Job) -> TrainingState:
-    """A checkpoint, not read yet, if it is one of this job's network."""
+    """A checkpoint whose tensors are not read yet; ValueError if it is of another network than this job's."""
     from sora.runs import checkpoint
     from sora.runs.manifest import TRAINED
     from sora.training.state import refuse_other
@@ -357,10 +357,10 @@ def opened(path: Path, job: Job) -> TrainingState:
 
 
 def wait_for(folder: Path, *, seconds: float = 120.0) -> Run:
-    """The run that the first rank is making.
+    """The run that the first rank is creating.
 
     Raises:
-        ValueError: it is not to be seen from here. Network file systems take up to a minute to show what another machine made.
+        ValueError: it is not visible from here in time. Network file systems take up to a minute to show files of another machine.
     """
     import time
 

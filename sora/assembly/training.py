@@ -1,4 +1,4 @@
-"""The two kinds of training: what each one's network, data and plan are, from a configuration."""
+"""The two kinds of training: the network, data and plan of each, from a configuration."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What one kind of training brings: the module's task, the steps to train on, what they depend on, and how the run ends.
+    """All that one kind of training needs: the task, the steps to train on, the hashes of what it depends on, and the unit of its log.
 
-    scales: of the rates of single parameters, by their names in the task (`sora.dit.mup`). usual: what clips are trained on, for who
-    samples later (`sora.assembly.usual`).
+    scales: learning-rate scales of single parameters, by their names in the task (`sora.dit.mup`). usual: the usual size and length of the
+    training clips, for sampling later (`sora.assembly.usual`).
     """
 
     task: Any
@@ -41,7 +41,7 @@ class Job:
 
 
 def vae_job(config: DictConfig, folder: Path) -> Job:
-    """Frames, crops and a VAE."""
+    """The job of training a VAE on crops of frames."""
     from sora.assembly.data import vae_plan
     from sora.system.files import called
 
@@ -58,7 +58,7 @@ def vae_job(config: DictConfig, folder: Path) -> Job:
 
 
 def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -> None:
-    """Measure the whitening of the newest checkpoint's averaged weights and write the artefact, unless that was done before."""
+    """Measure the whitening of the newest checkpoint's averaged weights and write the finished VAE, unless that was done before."""
     from sora.config.build import build
     from sora.runs.run import code_version
     from sora.training.state import weights
@@ -67,7 +67,7 @@ def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -
     if run.vae.exists():
         artefact.load(run.vae)
         return
-    vae = build(config.vae)  # another than the one that trained, which may lie in shards on every rank
+    vae = build(config.vae)  # a new one: the trained one may be sharded over the ranks
     vae.load_state_dict(weights(run.folder, part="vae"))
     vae.to(module.device).eval()
     whitening.whiten(vae, (pack.frames for step in range(config.whitening_steps) for pack in job.steps[step]))
@@ -76,7 +76,7 @@ def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -
 
 
 def diffusion_job(config: DictConfig, folder: Path) -> Job:
-    """Clips, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
+    """The job of training a network on packs of clips with captions. Its VAE is copied to the run; latents of another are refused."""
     from sora.assembly.data import captions_told, diffusion_plan, online_encoder
     from sora.assembly.usual import usual_of
     from sora.vae import artefact
@@ -102,7 +102,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     )
 
 
-# ---- what trains, whoever trains it
+# ---- the modules that are trained
 
 
 def vae_task(config: DictConfig) -> VaeTask:
@@ -118,10 +118,10 @@ def vae_task(config: DictConfig) -> VaeTask:
 def diffusion_task(
     config: DictConfig, given: Mapping[str, int], text: Callable[[], nn.Module], *, encode: Any, counted: bool = True
 ) -> tuple[DiffusionTask, Mapping[str, Scale]]:
-    """A denoising network with its loss, and how the rates of its weights differ, by their names in the task.
+    """A denoising network with its loss, and the learning-rate scales of its weights, by their names in the task.
 
-    given: see `sora.assembly.network.given_of`. text: makes the module that captions go through, after the network: both draw weights.
-    encode: makes batches of frames; None of latents. counted: whether the operations of each batch are told.
+    given: see `sora.assembly.network.given_of`. text: makes the trained text module; called after the network is made, because both draw
+    weights. encode: makes batches of frames; None for latents. counted: whether the FLOPs of each batch are counted.
     """
     from sora.assembly.network import flops_of, objective_of, trainable
     from sora.dit.mup import named
@@ -136,7 +136,8 @@ def diffusion_task(
 def training_module(
     config: DictConfig, task: nn.Module, *, scales: Mapping[str, Scale] | None = None, stop: Callable[[], bool] = lambda: False
 ) -> TrainingModule:
-    """A task with its optimiser, schedule, averages and guard. scales: of the rates of single weights. stop: whether this rank shall."""
+    """A task with its optimiser, schedule, averages and guard. scales: learning-rate scales of weights. stop: whether this rank asks to
+    stop."""
     from sora.config.build import build
     from sora.training.module import TrainingModule
 
@@ -152,9 +153,9 @@ def training_module(
 
 
 def traced_module(config: DictConfig, given: Mapping[str, int], text: Callable[[], nn.Module], depth: int | None = None) -> TrainingModule:
-    """What trains, for `sora.cost` to trace: attention is flash attention, or keeps as much, and nothing is compiled.
+    """The training module for `sora.cost` to trace: attention saves as much as flash attention, and nothing is compiled.
 
-    depth: so many blocks instead of all, which compute again what they would in the whole network.
+    depth: number of blocks instead of the network's own; activation checkpointing treats them as in the whole network.
     """
     from omegaconf import OmegaConf
 

@@ -1,4 +1,4 @@
-"""What a run trains on, as who samples from it wants to know it: pixels of a frame, frames a second, seconds of a clip."""
+"""The usual clip that a run trains on, for sampling from it: pixels of a frame, frames per second, seconds of a clip."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from sora.assembly.data import Planned
     from sora.runs.run import Run
 
-KEYS = ("area", "fps", "seconds")  # the facts, and the keys of `sora sample` that say otherwise
-LOOKED_AT = 4096  # clips, spread over all
-SECONDS = 2.0  # of a clip from a run that does not say how long its own are, where nobody says
-TRIED = 64  # combinations of folders where an old run's datasets may lie
+KEYS = ("area", "fps", "seconds")  # the facts, and the keys of `sora sample` that override them
+LOOKED_AT = 4096  # clips, spread over the whole dataset
+SECONDS = 2.0  # length of a clip if neither the run nor the user gives one
+TRIED = 64  # combinations of folders in which an old run's datasets are looked for
 
 
 def usual_of(planned: Planned, *, stride: Sequence[int]) -> dict[str, float]:
-    """Pixels of a frame ("area") and seconds, the medians, and the commonest frames a second ("fps") of what the last stage of a plan
-    trains on: of its videos where it has any, else of its images, which last 0 seconds. stride: of the VAE."""
+    """The usual clip of the last stage of a plan: the medians of the pixels of a frame ("area") and of "seconds", and the most common
+    frames per second ("fps"). It is taken over the videos, or, if there are none, over the images, which last 0 seconds. stride: of the
+    VAE."""
     import numpy as np
 
     from sora.patches.geometry import Geometry
@@ -38,7 +39,7 @@ def usual_of(planned: Planned, *, stride: Sequence[int]) -> dict[str, float]:
 
 
 def rates_of(planned: Planned, rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """Frames a second of clips by their rows, as they are trained on."""
+    """Frames per second of clips in training, by their rows."""
     import numpy as np
 
     from sora.data.plan.clips import gathered
@@ -50,7 +51,7 @@ def rates_of(planned: Planned, rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, 
 
 
 def summary(frames: Any, area: Any, fps: Any) -> dict[str, float]:
-    """`usual_of` clips by their frames, pixels of a frame and frames a second."""
+    """`usual_of` clips, from arrays of their frames, pixels of a frame and frames per second."""
     import numpy as np
 
     frames = np.broadcast_to(frames, np.shape(area))
@@ -58,15 +59,15 @@ def summary(frames: Any, area: Any, fps: Any) -> dict[str, float]:
     if moving.any():
         frames, area, fps = frames[moving], area[moving], fps[moving]
     rates, counts = np.unique(fps, return_counts=True)
-    middle = partial(np.quantile, q=0.5, method="lower")  # something that was trained on, not a mean of two
+    middle = partial(np.quantile, q=0.5, method="lower")  # a value that occurs in training, not a mean of two
     seconds = float(middle(frames / fps)) if moving.any() else 0.0
     return {"area": float(middle(area)), "fps": float(rates[counts.argmax()]), "seconds": seconds}
 
 
 def told(run: Run, wanted: Collection[str]) -> dict[str, float]:
-    """Those facts of a run that are `wanted`: as it keeps them, or, of one that was begun before runs did, as its datasets say.
+    """The facts of a run that are `wanted`: from its record, or, for a run that an older version started, from its datasets.
 
-    Raises ValueError, naming the keys of `sora sample` to give, if neither does.
+    Raises ValueError, naming the keys of `sora sample` to give, if neither has them.
     """
     kept = run.info.get("usual")
     if not wanted:
@@ -84,7 +85,7 @@ def told(run: Run, wanted: Collection[str]) -> dict[str, float]:
 
 
 def asked_of_data(run: Run) -> dict[str, float]:
-    """`usual_of` the datasets that a run was trained on, which are known by their fingerprints. Raises ValueError if they are not found."""
+    """`usual_of` the datasets that a run was trained on, which are found by their fingerprints. Raises ValueError if they are not found."""
     import numpy as np
 
     from sora.data.index.index import Index
@@ -110,7 +111,7 @@ def asked_of_data(run: Run) -> dict[str, float]:
     frames, area, fps = (
         np.concatenate(each) for each in zip(*((index.frames, index.heights * index.widths, index.fps) for index in indexes), strict=True)
     )
-    if ladder := data.get("areas"):  # of data=videos: clips were trained on at these sizes and rates
+    if ladder := data.get("areas"):  # data=videos: sizes and rates that clips were trained at
         area = np.sort(ladder)[np.maximum(np.searchsorted(np.sort(ladder), area, side="right") - 1, 0)]
         shown = np.minimum(fps, data["rate"] or np.inf)
         frames, fps = np.floor((frames - 1) * shown / fps + 1e-6) + 1, shown
@@ -118,7 +119,7 @@ def asked_of_data(run: Run) -> dict[str, float]:
 
 
 def same_data(run: Run, indexes: Sequence[Any]) -> bool:
-    """Whether these are the clips and captions that a diffusion run depends on; true of a run that does not say."""
+    """Whether these indexes hold the clips and captions that a diffusion run depends on; true for a run that records none."""
     from sora.data.loading.caption_checks import identity
 
     depends, data = run.info.get("depends") or {}, run.config.get("data") or {}

@@ -1,4 +1,4 @@
-"""What is measured while a run trains, from its configuration: held-out clips, videos of their captions, and the figures of both."""
+"""Validation while a run trains, from its configuration: the loss of held-out clips, videos of their captions, and metrics of these."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def evaluations(
     tracker: Any,
     stop: Callable[[], bool],
 ) -> list[Evaluations]:
-    """The callback that measures, or none, as `evaluation` says.
+    """The callback that evaluates, in a list; an empty list if `evaluation` is off.
 
-    scorer: what measures videos, of the words of evaluation.videos.metrics, what makes an extractor, the held-out clips, and what is asked
-    for. widths: of the averages that the run keeps besides its own. stop: whether this rank was asked to.
+    scorer: makes the function that computes metrics of videos, from evaluation.videos.metrics, a factory of extractors, the held-out clips
+    and the requests. widths: of the post-hoc averages that the run keeps. stop: whether this rank was asked to stop.
     """
     from omegaconf import OmegaConf
 
@@ -91,17 +91,17 @@ def evaluations(
 
 
 def averaged(module: TrainingModule) -> Any:
-    """The averaged weights in place; the trained ones, where a run keeps no others."""
+    """A context with the averaged weights in place of the trained ones; unchanged if a run keeps no average."""
     return module.average.applied(module.trained())
 
 
 def raw(module: TrainingModule) -> Any:
-    """The trained weights, as they are."""
+    """A context with the trained weights unchanged."""
     return nullcontext()
 
 
 def profile(module: TrainingModule, *, kind: str) -> Any:
-    """One of the averages that ema=post_hoc keeps in place of the trained weights."""
+    """A context with one of the averages of ema=post_hoc in place of the trained weights."""
     from sora.training.optim.ema import Average
 
     return Average(None, module.average.kinds()[kind]).applied(module.trained())
@@ -111,7 +111,7 @@ WEIGHTS = {"ema": averaged, "raw": raw}
 
 
 def chosen_weights(names: Sequence[str | float], widths: Mapping[str, float]) -> dict[str, Callable[[TrainingModule], Any]]:
-    """What puts weights in place, by name. names: of WEIGHTS, or relative widths of averages. widths: of those that the run keeps."""
+    """Contexts that put weights in place, by name. names: of WEIGHTS, or relative widths of averages. widths: those that the run keeps."""
     profiles = {f"{width:g}": functools.partial(profile, kind=kind) for kind, width in widths.items()}
     known, wanted = {**WEIGHTS, **profiles}, [name if isinstance(name, str) else f"{name:g}" for name in names]
     if not wanted or not set(wanted) <= set(known):
@@ -120,7 +120,7 @@ def chosen_weights(names: Sequence[str | float], widths: Mapping[str, float]) ->
 
 
 def held_out_loss(objective: Any, settings: Any) -> Any:
-    """The loss that an objective's network is measured by. settings: levels, draws and seed."""
+    """The held-out loss of an objective's network. settings: levels, draws and seed."""
     from sora.diffusion.validation_loss import HeldOutLoss
 
     return HeldOutLoss(
@@ -136,9 +136,10 @@ def held_out_loss(objective: Any, settings: Any) -> Any:
 def held_out_clips(
     config: DictConfig, *, split: str, count: int | None, budget: int, max_clips: int, seed: int, vae: Path, identity: str
 ) -> HeldOutClips:
-    """Clips of another split of the run's datasets. config: of the run. budget, max_clips: a pack's. vae: the artefact, of hash `identity`.
+    """Clips of another split of the run's datasets. config: of the run. budget, max_clips: tokens and clips of a pack. vae: the folder of
+    the VAE, with hash `identity`.
 
-    Raises ValueError if the split is what the run trains on, does not exist, or has not been encoded.
+    Raises ValueError if the run trains on the split, or it does not exist or has not been encoded.
     """
     from sora.assembly.data import Planned, dataset, of_frames, online_encoder
     from sora.config.build import build, plain
@@ -157,7 +158,7 @@ def held_out_clips(
     data = dataset(config, node, encoder=encoder, patchifier=patchifier, vae=vae, identity=identity, seed=seed)
     listing = Listing(data.clips, count=count, budget=budget, max_clips=max_clips, seed=seed)
     planned = Planned(data, listing, encoder, patchifier, vae, identity, online)
-    near = started().near if "trainer" in config else 1  # what evaluates a run has no trainer
+    near = started().near if "trainer" in config else 1  # a run is evaluated without a trainer
     encode = online_encoder(planned, artefact.load(vae), near=near) if online else None
     geometry = Geometry(stride, patchifier.size)
 
@@ -168,7 +169,7 @@ def held_out_clips(
 
 
 def held_out_of(loaded: LoadedDiffusion, folder: Path, **asked: Any) -> HeldOutClips:
-    """Clips of a dataset for a run that was loaded. asked: as `held_out_clips` takes it."""
+    """Held-out clips of dataset `folder` for a loaded run. asked: as in `held_out_clips`."""
     from omegaconf import OmegaConf
 
     data = loaded.config["data"]
@@ -178,7 +179,7 @@ def held_out_of(loaded: LoadedDiffusion, folder: Path, **asked: Any) -> HeldOutC
 
 
 def requests_of(clips: HeldOutClips, count: int, *, seed: int) -> list[tuple[int, Request]]:
-    """What to make: `count` of the clips, spread over them, each with its row; prompts are their captions, as training chooses them."""
+    """Requests for `count` of the clips, spread over them, each with its row; prompts are captions, chosen as in training."""
     import numpy as np
 
     from sora.data.plan.frames import FrameClips
@@ -201,7 +202,7 @@ def requests_of(clips: HeldOutClips, count: int, *, seed: int) -> list[tuple[int
 
 
 def maker(config: DictConfig, clips: HeldOutClips, module: TrainingModule, *, vae: Path) -> Generator:
-    """A generator with the networks that train, and the run's VAE."""
+    """A generator with the networks in training and the run's VAE."""
     from sora.assembly.generation import generator, sampling
     from sora.config.build import build
     from sora.training.callbacks.validation_measures import opened
@@ -221,14 +222,14 @@ def maker(config: DictConfig, clips: HeldOutClips, module: TrainingModule, *, va
 
 
 def states_of(caches: Sequence[Any] | None, encoder: Any, prompts: list[str]) -> list[Tensor]:
-    """Token states of prompts: stored ones where there are stores, so that no text encoder is loaded beside the network."""
+    """Token states of prompts: from stores if there are any, so that no text encoder is loaded beside the network."""
     if caches is None:
         return encoder.encode(prompts)
     return [next((cache for cache in caches if prompt in cache), caches[0]).states(prompt) for prompt in prompts]
 
 
 def keep(config: DictConfig, folder: Path, requests: Sequence[Request], clips: Sequence[Tensor]) -> list[Path]:
-    """Write clips as `sora sample` does; the videos' paths."""
+    """Write clips as `sora sample` does; return the paths of the videos."""
     from omegaconf import OmegaConf
 
     from sora.generation.samples import write_samples

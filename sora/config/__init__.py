@@ -1,1 +1,1 @@
-"""From YAML to values: composing a command's configuration, checking every key of it, and building the objects it names."""
+"""From YAML to objects: composes a command's configuration, checks every key, and builds the objects that it names."""

@@ -1,8 +1,8 @@
-"""Building what a configuration names: `build(config.dit, patch_channels=64)`.
+"""Builds the objects that a configuration names: `build(config.dit, patch_channels=64)`.
 
-A node names a class or a function by `_target_` and holds its keys. A class is constructed; a function comes back as a
-`functools.partial` of its keys. The whole tree is checked before anything is built, and it is the resolved *object* that is
-checked, not its spelling: an alias, a re-exported module or an interpolation cannot smuggle another call in.
+A node names a class or a function by `_target_`; its other keys are arguments. A class is constructed; a function is returned as a
+`functools.partial` of its arguments. The whole tree is checked before anything is built. The check is of the resolved *object*, not of its
+spelling, so that an alias, a re-exported module or an interpolation cannot call anything else.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from sora.config.words import listed, meant
 from sora.gate.interpolation_limits import refuse_growth, refuse_resolvers
 from sora.gate.sizes import refuse_size
 
-NETWORKS = ("sora.dit", "sora.vae", "sora.text", "sora.patches")  # rooms whose whole numbers are sizes of what is built
-OBJECT = re.compile(r"(?!Any\b|Path\b)[A-Z]\w*( \| None)?")  # one name, of a class or of a kind of function
+NETWORKS = ("sora.dit", "sora.vae", "sora.text", "sora.patches")  # in these rooms, integers are sizes of what is built
+OBJECT = re.compile(r"(?!Any\b|Path\b)[A-Z]\w*( \| None)?")  # the name of one class or one function type
 NUMBERS = re.compile(r"Sequence\[(?P<kind>int|float)\]( \| None)?")
-# A parameter so annotated holds a plain value; a `_target_` under it would be a call that nobody expects.
+# A parameter with such an annotation holds a plain value; a `_target_` under it would be an unexpected call.
 PLAIN = re.compile(r"(\s|[|,\[\]().]|\b(int|float|str|bool|None|tuple|list|Sequence|Path|Literal)\b)*")
 
 
 def build(node: DictConfig | Mapping[str, Any], **values: Any) -> Any:
-    """Construct the class, or bind the function, that `node` names, with its keys and with `values` that the program worked out.
+    """Construct the class, or bind the function, that `node` names, with its keys and with `values` that the program computed.
 
-    Lists arrive as tuples unless the parameter is annotated `list[...]`, and whole numbers as floats where a float is annotated.
-    Raises ValueError for a target that is not allowed, for an unknown, doubled or missing key, and for a value of the wrong kind.
+    Lists are passed as tuples unless the parameter is annotated `list[...]`, and integers as floats where a float is annotated. Raises
+    ValueError for a target that is not allowed, for an unknown, duplicate or missing key, and for a value of the wrong type.
     """
     if not isinstance(node, Mapping) or TARGET not in node:
         raise ValueError(f"{node!r} has no _target_: choose an option of its group")
@@ -45,12 +45,12 @@ def build(node: DictConfig | Mapping[str, Any], **values: Any) -> Any:
 
 
 def _key(node: Any) -> str:
-    """The key where a node stands in its configuration, such as `dit`, which is what a user sets; empty if it stands in none."""
+    """The key of a node in its configuration, such as `dit`, for messages; empty if it has none."""
     return str(node._get_full_key("")) if isinstance(node, DictConfig) else ""
 
 
 def plain(node: DictConfig | Mapping[str, Any]) -> Any:
-    """The node as dicts, lists and scalars, references resolved; resolvers such as `${oc.env:HOME}` are refused by name."""
+    """The node as dicts, lists and scalars with references resolved; raises ValueError for resolvers such as `${oc.env:HOME}`."""
     try:
         return _plain(node)
     except GrammarParseError as error:
@@ -62,7 +62,7 @@ def _plain(node: DictConfig | Mapping[str, Any]) -> Any:
     tree: Any = OmegaConf.to_container(config, resolve=False)
     refuse_resolvers(tree)
     root = config._get_root()
-    if root is not config and OmegaConf.is_config(root):  # a reference may point outside the node, and a resolver may stand there
+    if root is not config and OmegaConf.is_config(root):  # a reference may point outside the node, to a resolver
         tree = {key: value for key, value in OmegaConf.to_container(root, resolve=False).items() if key != "hydra"}
         refuse_resolvers(tree)
     refuse_growth(str(tree))
@@ -70,7 +70,7 @@ def _plain(node: DictConfig | Mapping[str, Any]) -> Any:
 
 
 def resolve(target: str) -> Callable[..., Any]:
-    """The object that a target names, imported only if its name may be, and only if it is defined where it says."""
+    """The object that a target names. It is imported only if its name is allowed, and must be defined in the module that it names."""
     definition = find(target)
     module, _, name = target.rpartition(".") if definition is None else (definition.module, "", definition.node.name)
     found = getattr(own.load(module) if own.module_of(target) else importlib.import_module(module), name, None)
@@ -82,10 +82,10 @@ def resolve(target: str) -> Callable[..., Any]:
 
 
 def _check(tree: dict[str, Any], given: set[str], place: str, *, inner: bool) -> None:
-    """Every target and key of a tree, before any of it is built. inner: whoever calls a function inside a tree gives it no more keys."""
+    """Check every target and key of a tree before any is built. inner: the node lies inside another, so its caller adds no keys."""
     target = allowed(tree[TARGET])
     made = resolve(target)
-    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # *args and **kwargs, which are no keys
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # *args and **kwargs are no keys
     parameters = {name: item for name, item in inspect.signature(made).parameters.items() if item.kind not in several}
     keys = [key for key in tree if key != TARGET]
     if made.__module__.startswith(NETWORKS):
@@ -110,7 +110,7 @@ def _check(tree: dict[str, Any], given: set[str], place: str, *, inner: bool) ->
             f"{target} does not take {listed(unknown)}, which the program gives it (its keys: {listed(parameters)}); choose another option"
         )
     missing = [name for name, item in parameters.items() if item.default is item.empty and name not in tree and name not in given]
-    if not inspect.isclass(made):  # what comes by place is given by whoever calls it
+    if not inspect.isclass(made):  # a function's caller passes its positional arguments
         missing = [name for name in missing if inner and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY]
     if missing:
         beside = f", or beside its name: {place.rpartition('.')[2]}={{{TARGET}: {target}, {missing[0]}: …}}" if inner else ""
@@ -137,7 +137,7 @@ def _make(tree: dict[str, Any], values: Mapping[str, Any]) -> Any:
 
 
 def _value(value: Any, annotation: str, place: str) -> Any:
-    """A YAML value as the parameter wants it: nested nodes built, lists as tuples, whole numbers as floats."""
+    """A YAML value in the form that the parameter takes: nested nodes built, lists as tuples, integers as floats."""
     if isinstance(value, dict):
         if TARGET in value:
             return _make(value, {})
@@ -151,8 +151,8 @@ def _value(value: Any, annotation: str, place: str) -> Any:
 
 
 def fitting(value: Any, annotation: str, place: str) -> Any:
-    """`value`, which is no node, if its kind fits a plain annotation such as `int`, `float | None` or `Sequence[int]`; else, and where a
-    function or an object belongs, ValueError. Other annotations are not judged."""
+    """Return `value`, which is no node, if it fits a plain annotation such as `int`, `float | None` or `Sequence[int]`; raise ValueError if
+    it does not, or if a function or an object is needed. Values with other annotations are returned unchecked."""
     if value is None and annotation.endswith("| None"):
         return value
     if annotation.startswith("Callable[") or OBJECT.fullmatch(annotation):

@@ -1,4 +1,4 @@
-"""Checks of a composed configuration: its keys, the kinds of its values, and what its `_target_`s name and take."""
+"""Checks a composed configuration: its keys, the types of its values, its targets and their keys."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def flatten(config: DictConfig | dict[str, Any], prefix: str = "") -> dict[str, 
 
 
 def check_values(config: DictConfig, kinds: Kinds, *, said_by: str, older: bool = False) -> None:
-    """Every key of `config` exists in the composition that `kinds` is of, and every value is of its kind; `said_by` names the culprit.
+    """Raise ValueError unless every key of `config` exists in the composition of `kinds` and every value is of its kind.
 
-    The keys of a node whose target differs from the composition's are those of its own target, which `check_targets` judges. older: it is
-    of whatever version of the program, and may hold keys that this one has not.
+    said_by: the command line or file that the message blames. A node with another target than in the composition has the keys of that
+    target, which `check_targets` checks. older: `config` may be of any version of the program, and may have keys that this one lacks.
     """
     tree = _container(config)
     if KEY in tree:
@@ -70,7 +70,7 @@ def _compare(
 
 
 def leave_behind(config: DictConfig, before: DictConfig, said: Collection[str]) -> None:
-    """Take from nodes whose target is another than `before` the keys that only the old one takes, unless they were `said` with the new."""
+    """Remove from nodes whose target differs from that in `before` the keys that only the old target takes, except those in `said`."""
     for key in _left_over(_container(config), _container(before), ""):
         if key not in said:
             parent, _, name = key.rpartition(".")
@@ -79,7 +79,7 @@ def leave_behind(config: DictConfig, before: DictConfig, said: Collection[str]) 
 
 
 def _left_over(tree: dict[str, Any], before: dict[str, Any], place: str) -> list[str]:
-    """Keys, from the root, of nodes in `tree` that those in `before` have and their new targets do not take."""
+    """The full keys in `tree` that nodes share with those in `before`, but which their new targets do not take."""
     found = [
         left
         for key, value in tree.items()
@@ -94,7 +94,7 @@ def _left_over(tree: dict[str, Any], before: dict[str, Any], place: str) -> list
 
 
 def check_targets(config: DictConfig | dict[str, Any], place: str) -> None:
-    """Every `_target_` may be named, and takes the keys beside it with values of their kinds; nothing is imported."""
+    """Raise ValueError unless every `_target_` is allowed and takes the keys beside it, with values of their types; nothing is imported."""
     tree = _container(config) if isinstance(config, DictConfig) else config
     if TARGET in tree:
         try:
@@ -116,7 +116,7 @@ def check_targets(config: DictConfig | dict[str, Any], place: str) -> None:
 
 
 def require_given(config: DictConfig, verb: str) -> None:
-    """Raise ValueError that lists the keys which have no default and were not given, and for a run of no steps."""
+    """Raise ValueError for required keys that were not given, all listed, and for a run without steps."""
     refuse_unmeasured(config)
     if config.steps < 1:
         raise ValueError(f"steps={config.steps} must be at least 1: the optimiser steps of the whole run")
@@ -125,7 +125,7 @@ def require_given(config: DictConfig, verb: str) -> None:
 
 
 def refuse_unmeasured(config: DictConfig) -> None:
-    """Raise ValueError for a number of samples between evaluations where no evaluation is chosen."""
+    """Raise ValueError if `evaluation.every` is set but no evaluation is chosen."""
     evaluation = config.get("evaluation") or {}
     if set(evaluation) == {"every"} and evaluation["every"] is not None:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Composing a command's configuration from `conf/`, with every key checked and every mistake answered by what exists.
+"""Composes a command's configuration from `conf/`; checks every key, and answers every mistake with what exists.
 
-Hydra merges; what it lets through is refused here. The keys that exist are those of the composition *without* the experiment and
-without the command line's values: anything else that they bring is a mistake, `+key=` or not. What a typed word means is told by what
-its key takes (`sora.config.kinds`), never by how it is spelt: Hydra reads the names of options, and no values. Experiments choose options
-and set keys of their verb (`sora.config.experiments`), so that an option which the command line names brings all values of its file.
+Hydra merges the files; mistakes that it accepts are refused here. The existing keys are those of the composition *without* the experiment
+and without the command line's values: other keys from these are mistakes, with `+key=` too. What a typed value means depends on what its
+key takes (`sora.config.kinds`), not on its spelling: Hydra reads names of options only, and no values. Experiments choose options and set
+keys of their verb (`sora.config.experiments`), so that an option that the command line names brings all values of its file.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from sora.gate import credentials
 
 @dataclass(frozen=True)
 class Composed:
-    """A command's configuration, and which option of which group went into it (None: no option).
+    """A command's configuration, and the option of every group that it is composed of (None: no option).
 
-    said: the keys and groups that the command line itself named, whatever values they have. writes: the paths that it is to write, by key.
+    said: keys and groups that the command line names, with any value. writes: the paths that the command writes, by key.
     """
 
     config: DictConfig
@@ -47,7 +47,7 @@ class Composed:
 def config_dir() -> Path:
     """The folder of the configuration files: inside the package in a wheel, beside it in a checkout.
 
-    It is found from this file and never through importlib: an editable install leaves a copy in site-packages that grows stale.
+    It is found from this file and not through importlib, because an editable install leaves a copy in site-packages that grows stale.
     """
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "conf", package.parent / "conf"):
@@ -57,7 +57,7 @@ def config_dir() -> Path:
 
 
 def groups(folders: Sequence[Path]) -> dict[str, dict[str, Path]]:
-    """Each group's options and their files; earlier folders win."""
+    """The files of each group's options, by name; earlier folders win."""
     found: dict[str, dict[str, Path]] = {}
     for folder in folders:
         for path in sorted(folder.rglob("*.yaml")):
@@ -68,7 +68,7 @@ def groups(folders: Sequence[Path]) -> dict[str, dict[str, Path]]:
 
 
 def primaries(verb: str) -> list[Path]:
-    """The verb's own file, and those of the verbs that it stands on (`defaults: [train]`), which come first."""
+    """The verb's own file, after those of the verbs that it builds on (`defaults: [train]`)."""
     path = config_dir() / f"{verb}.yaml"
     above = [item for item in defaults_of(path) if isinstance(item, str) and item != "_self_"]
     return [*(found for name in above for found in primaries(name)), path]
@@ -77,7 +77,7 @@ def primaries(verb: str) -> list[Path]:
 def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -> Composed:
     """The checked configuration of `sora VERB ARGUMENTS…`; `folders` add options to those of `conf/`.
 
-    Raises ValueError for whatever a user can get wrong, naming the key or option, and what fits.
+    Raises ValueError for every mistake of a user, naming the key or option, and what fits.
     """
     extra = [Path(folder).resolve() for folder in folders]
     for folder in extra:
@@ -99,7 +99,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     check_values(composed.config, kinds, said_by=source or "conf")
     known = flatten(composed.config)
     for word in valued:
-        if f"{word.key.rpartition('.')[0]}.{TARGET}" not in [other.key for other in valued]:  # whose keys `check_targets` judges
+        if f"{word.key.rpartition('.')[0]}.{TARGET}" not in [other.key for other in valued]:  # else `check_targets` checks the key
             _check_key(word.key, known, composed.choices, kinds, verb)
     config = deepcopy(composed.config)
     leave_behind(config, composed.config, _set(config, valued, kinds))
@@ -115,7 +115,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
 
 
 def kinds_of(verb: str, reference: Composed, available: dict[str, dict[str, Path]]) -> Kinds:
-    """What each key takes, by the files that the composition is made of, apart from those which only choose."""
+    """What each key takes, from the files of the composition, except for those that only choose options."""
     in_force = {group: option for group, option in reference.choices.items() if option is not None and group not in CHOOSERS}
     files = {path: group for group, option in in_force.items() for path in files_of(group, option, available)}
     return Kinds(_plain(reference.config), marks([*primaries(verb), *files], in_force))
@@ -127,9 +127,9 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _set(config: DictConfig, words: Sequence[Word], kinds: Kinds) -> set[str]:
-    """Give the keys the values that were typed; every key that was said, those of nodes by their dotted names."""
+    """Set keys to the typed values; return every key that was given, those inside nodes by dotted names."""
     said: set[str] = set()
-    for word in sorted(words, key=lambda word: not word.key.endswith(TARGET)):  # the others are of the kinds that the new target takes
+    for word in sorted(words, key=lambda word: not word.key.endswith(TARGET)):  # targets first: they set the kinds of the other keys
         value = kinds.value(word.key, word.value, _plain(config))
         free = isinstance(value, dict) and kinds.of(word.key).values is not None
         OmegaConf.update(config, word.key, value, merge=not free, force_add=True)
@@ -138,7 +138,7 @@ def _set(config: DictConfig, words: Sequence[Word], kinds: Kinds) -> set[str]:
 
 
 def _settle(config: DictConfig, kinds: Kinds) -> None:
-    """Whole numbers as such, and paths without `~`, wherever they were said."""
+    """Convert integers that were given as floats, and expand `~` in paths, from whatever source they came."""
     tree = _plain(config)
     for key, value in flatten(tree).items():
         kind = kinds.of(key, tree)
@@ -147,9 +147,8 @@ def _settle(config: DictConfig, kinds: Kinds) -> None:
 
 
 def require_all(composed: Composed, verb: str, bare: Sequence[str] = ()) -> None:
-    """Raise ValueError that lists the keys which the command line still has to give (`???` in the YAML; of a training that does not go
-    on with a run, those which that would know). bare: keys whose values are plain words. Called before anything heavy is imported, and
-    before a job is submitted."""
+    """Raise ValueError with all keys that the command line must still give: those with `???` in the YAML, and those of a training that
+    resumes no run. bare: keys whose values are plain words. It is called before heavy imports, and before a job is submitted."""
     flat = flatten(composed.config)
     missing = [key for key, value in flat.items() if value == "???"]
     if missing:
@@ -160,7 +159,7 @@ def require_all(composed: Composed, verb: str, bare: Sequence[str] = ()) -> None
 
 
 def named_file(argument: str, verb: str) -> str:
-    """`captions=FILE` as `captions.file=FILE`, for keys that hold a mapping with a `file` first; others as they stand."""
+    """Replace `captions=FILE` by `captions.file=FILE` for keys with a mapping whose first key is `file`; return other words unchanged."""
     key, _, value = argument.partition("=")
     held = [OmegaConf.select(read(path), key) for path in primaries(verb)] if key.isidentifier() else []
     files = any(isinstance(node, DictConfig) and next(iter(node), None) == "file" for node in held)
@@ -168,20 +167,20 @@ def named_file(argument: str, verb: str) -> str:
 
 
 class Loader:
-    """Hydra's composition of one verb, with its errors told in our words."""
+    """Composes a verb's configuration with Hydra, and translates Hydra's errors."""
 
     def __init__(self, verb: str, extra: Sequence[Path]) -> None:
         self.verb, self.extra = verb, extra
 
     def load(self, overrides: Sequence[str], *, check_hydra: bool = False) -> Composed:
-        """The composition of these words: Hydra's the first time (0.3 s), a copy of it as long as no file changes."""
+        """The composition of these overrides: by Hydra the first time (0.3 s), then a copy of it while no file changes."""
         made, refused = _loaded(self.verb, tuple(self.extra), tuple(overrides), _stamps([config_dir(), *self.extra]))
         if check_hydra and refused:
             raise ValueError(refused)
         return Composed(deepcopy(made.config), dict(made.choices))
 
     def by_hydra(self, overrides: Sequence[str]) -> tuple[Composed, str]:
-        """The composition, and what a file asks of Hydra that is refused to it (nothing: "")."""
+        """The composition, and the error for a file that asks Hydra for something that is refused, or ""."""
         from hydra import compose as hydra_compose
         from hydra import initialize_config_dir
         from hydra.core.global_hydra import GlobalHydra
@@ -200,7 +199,7 @@ class Loader:
             raise ValueError(self._told(error)) from error
         except RecursionError:
             raise ValueError("the defaults of a YAML file lead back to it, without an end") from None
-        except OSError as error:  # yaml of a folder that cannot be read
+        except OSError as error:  # a folder's YAML file cannot be read
             raise ValueError(f"the configuration cannot be read: {error}") from error
         except Exception as error:
             if type(error).__module__.startswith("yaml"):
@@ -217,18 +216,18 @@ class Loader:
 
     @cached_property
     def own_groups(self) -> set[str]:
-        """The groups that the verb's own defaults list names (a task's groups come after these)."""
+        """The groups in the verb's own defaults list; a task's groups follow these."""
         found = [item for path in primaries(self.verb) for item in defaults_of(path) if isinstance(item, DictConfig)]
         return {str(key).removeprefix("override ").lstrip("/") for item in found for key in item}
 
     @cached_property
     def optional_groups(self) -> set[str]:
-        """Those of them that have no option unless one is named."""
+        """The groups among these that have no option by default."""
         found = [item for path in primaries(self.verb) for item in defaults_of(path) if isinstance(item, DictConfig)]
         return {str(key).removeprefix("override ").lstrip("/") for item in found for key, value in item.items() if value is None}
 
     def _told(self, error: Exception) -> str:
-        """Hydra's message without its advice to add keys with `+`, which does not work here, and with its cause."""
+        """Hydra's message with its cause, but without its advice to add keys with `+`, which does not work here."""
         cause = error.__cause__ or error
         lines = [line for line in str(error or cause).splitlines() if line.strip() and "To append to your" not in line]
         text = " ".join(line.strip() for line in lines) or str(cause)
@@ -237,18 +236,18 @@ class Loader:
 
 @lru_cache(maxsize=64)
 def _loaded(verb: str, extra: tuple[Path, ...], overrides: tuple[str, ...], stamps: tuple[Any, ...]) -> tuple[Composed, str]:
-    del stamps  # files that have changed are other files
+    del stamps  # part of the cache's key: a changed file must be read again
     return Loader(verb, extra).by_hydra(overrides)
 
 
 def _stamps(folders: Sequence[Path]) -> tuple[Any, ...]:
-    """What tells whether a file has changed. A link to nowhere has none, and is Hydra's to complain of."""
+    """A stamp of every file that differs once the file has changed. A broken link has none; Hydra reports it."""
     found = [path for folder in folders for path in folder.rglob("*.yaml") if path.exists()]
     return tuple((str(path), status.st_mtime_ns, status.st_size) for path in sorted(found) for status in [path.stat()])
 
 
 def _asked_of_hydra(config: DictConfig) -> str:
-    """Why no file may reach into Hydra's own settings: callbacks, launchers and logging there name things that Hydra would call."""
+    """The error if a file sets Hydra's own settings, or "": callbacks, launchers and logging there name objects that Hydra would call."""
     ours: Any = OmegaConf.to_container(config.hydra, resolve=False)
     theirs = _hydra_untouched()
     for key in sorted(ours.keys() - {"overrides", "runtime", "job", "searchpath"}):
@@ -259,7 +258,7 @@ def _asked_of_hydra(config: DictConfig) -> str:
 
 @cache
 def _hydra_untouched() -> dict[str, Any]:
-    """Hydra's own settings as it ships them. Called while Hydra is initialised."""
+    """Hydra's own settings as it ships them. Call it while Hydra is initialised."""
     from hydra import compose as hydra_compose
 
     settings: Any = OmegaConf.to_container(hydra_compose(None, return_hydra_config=True).hydra, resolve=False)
@@ -267,7 +266,7 @@ def _hydra_untouched() -> dict[str, Any]:
 
 
 def _sorted(words: list[Word], loader: Loader, available: dict[str, dict[str, Path]]) -> tuple[list[Word], list[Word]]:
-    """Words of groups in force, and of keys, among them those that share their name with a group which is not in force here.
+    """Split words into those of groups in force and those of keys; a name of a group that is not in force here is a key.
 
     `sora encode vae=FOLDER` sets a key, though `vae` is a group of `sora train task=vae`; Hydra would take it for the group.
     """
@@ -280,7 +279,7 @@ def _sorted(words: list[Word], loader: Loader, available: dict[str, dict[str, Pa
         _check_option(word, available)
         if word.value == "null" and word.key not in loader.optional_groups:
             raise ValueError(f"{word}: there has to be one; its options: {listed(available[word.key])}")
-    # Hydra cannot be told to choose nothing; where nothing is the default, that is what it does when it is told nothing
+    # Hydra cannot be told to choose no option. If that is the default, it does so without an override
     nothing = [word for word in grouped if word.value == "null"]
     grouped = [word for word in grouped if word not in nothing]
     doubtful = [word for word in words if word.key in available and word.key not in own]
@@ -297,12 +296,12 @@ def _sorted(words: list[Word], loader: Loader, available: dict[str, dict[str, Pa
 
 
 def _all_in_force(words: Sequence[Word], loader: Loader, available: dict[str, dict[str, Path]]) -> bool:
-    """Whether all these words choose options of groups in force; Hydra's answer is kept for who composes them."""
+    """Whether all these words choose options of groups in force. Hydra's composition is cached for the caller."""
     if not all(word.value in available.get(word.key, {}) for word in words):
         return False
     try:
         loader.load([word.option for word in words])
-    except ValueError:  # told in words of ours when the groups in force are known
+    except ValueError:  # reported later, when the groups in force are known
         return False
     return True
 
@@ -318,7 +317,7 @@ def _check_option(word: Word, available: dict[str, dict[str, Path]]) -> None:
 
 
 def _check_key(key: str, known: dict[str, Any], choices: dict[str, str | None], kinds: Kinds, verb: str) -> None:
-    """A key of the command line must be one that the composition has (or lie under a mapping that takes any)."""
+    """Raise ValueError unless the composition has the key, or it lies under a mapping that takes any key."""
     names = [*known, *choices]
     parts = key.split(".")
     above = {".".join(parts[:count]) for count in range(1, len(parts))}
@@ -327,7 +326,7 @@ def _check_key(key: str, known: dict[str, Any], choices: dict[str, str | None], 
     if any(known.get(name) == {} or (name in known and kinds.of(name).values) for name in above):
         return
     inside = [name for name in known if name.startswith(f"{parts[0]}.")] if len(parts) > 1 else []
-    top = {name for name in names if "." not in name}  # a group that is left out by itself is a key, too
+    top = {name for name in names if "." not in name}  # a group without an option is a key, too
     raise ValueError(
         f"there is no key {key!r}{meant(key, names)}; {f'{parts[0]} has' if inside else f'sora {verb} has'}: "
         f"{listed(inside or top)}. See sora {verb} --help"

@@ -1,6 +1,6 @@
-"""Experiments and presets: files that choose options of groups, and set keys of their verb alone.
+"""Experiments and presets: files that choose options of groups, and set keys of their verb only.
 
-So an option that the command line names brings all values of its own file, as Hydra has it, whatever experiment stands beside it.
+So an option that the command line names brings all values of its own file, as in Hydra, whatever the experiment.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 from sora.config.check import flatten
 from sora.config.words import meant
 
-CHOOSERS = ("experiment", "preset")  # of a training, of a published evaluation
+CHOOSERS = ("experiment", "preset")  # of trainings, and of published evaluations
 Available = Mapping[str, Mapping[str, Path]]
 
 
 def chosen(choices: Mapping[str, str | None]) -> dict[str, str]:
-    """The options of CHOOSERS that are in force."""
+    """The options of the groups CHOOSERS that are in force."""
     return {group: option for group in CHOOSERS if (option := choices.get(group)) is not None}
 
 
 def files_of(group: str, option: str, available: Available) -> list[Path]:
-    """The file of an option, behind those of the options of its group that it is made of."""
+    """The file of an option, after the files of the options in its group that it builds on."""
     path = available.get(group, {}).get(option)
     if path is None:
         return []
@@ -34,33 +34,33 @@ def files_of(group: str, option: str, available: Available) -> list[Path]:
 
 
 def defaults_of(path: Path) -> list[Any]:
-    """The defaults list of a YAML file; empty where it has none."""
+    """The defaults list of a YAML file; empty if it has none."""
     tree = read(path)
     return list(tree.get("defaults") or []) if isinstance(tree, DictConfig) else []
 
 
 def read(path: Path) -> Any:
-    """What a YAML file holds, to be read only."""
+    """The content of a YAML file, cached; do not change it."""
     return _read(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
 def _read(path: Path, changed: int) -> Any:
-    del changed  # a file that has changed is another one
+    del changed  # part of the cache's key: a changed file must be read again
     return OmegaConf.load(path)
 
 
 def own_keys(files: Sequence[Path]) -> DictConfig:
-    """What the files of a verb and of its task set themselves, groups apart."""
+    """The keys that the files of a verb and of its task set themselves, without those of groups."""
     trees = [tree for path in files if isinstance(tree := read(path), DictConfig)]
     return OmegaConf.create({key: value for tree in trees for key, value in tree.items_ex(resolve=False) if key != "defaults"})
 
 
 def without_experiment(config: DictConfig, choices: Mapping[str, str | None], own: DictConfig, available: Available) -> DictConfig:
-    """A composition with the values that its verb's files give the keys which an experiment set. own: see `own_keys`.
+    """A composition in which the keys that an experiment set have the values of its verb's files again. own: see `own_keys`.
 
     Raises:
-        ValueError: an experiment sets something else; the message names its file and key, and where it belongs.
+        ValueError: an experiment sets a key of a group; the message names its file and key, and where the key belongs.
     """
     config, known = config.copy(), flatten(_plain(own))
     for group, option in chosen(choices).items():

@@ -1,4 +1,4 @@
-"""Folders of configuration files that a command line names besides `conf/`: what their files may name of other files."""
+"""Checks the folders of configuration files that a command line adds to `conf/`: which other files theirs may name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sora.gate.interpolation_limits import calls_resolver
 
 
 def refuse_leading_out(folders: Sequence[Path], *, known: Collection[str]) -> None:
-    """Raise ValueError for a file in these folders whose `defaults` name what lies in none of the folders that are composed: by `..`, as a
-    path from the root, as a URL, or by what a resolver would make of it; and for a folder that holds no group. known: the groups."""
+    """Raise ValueError for a file in these folders whose `defaults` lead out of the composed folders (by `..`, an absolute path, a URL or a
+    resolver), and for a folder without a group. known: names of the groups."""
     for folder in folders:
         _refuse_groupless(folder, known)
         for path in sorted(folder.rglob("*.yaml")):
@@ -35,14 +35,14 @@ def _refuse_groupless(folder: Path, known: Collection[str]) -> None:
 
 
 def _entries(path: Path) -> Iterator[str]:
-    """What a file's defaults name, groups and options; nothing of a file that cannot be read, which is told where it is chosen."""
+    """The groups and options in a file's defaults; nothing for a file that cannot be read, which is reported where it is chosen."""
     from omegaconf import OmegaConf
 
     try:
         if "defaults" not in path.read_text(encoding="utf-8", errors="replace"):
             return
         tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception:  # whatever the reader of YAML raises
+    except Exception:  # any error of the YAML reader
         return
     for item in (tree.get("defaults") or []) if isinstance(tree, dict) else []:
         for key, value in item.items() if isinstance(item, dict) else [(item, None)]:

@@ -1,4 +1,4 @@
-"""The configuration that a run keeps, when it goes on: of the kinds of today, and whole."""
+"""Completes the stored configuration of a run that continues: every key that exists today, with a value of its kind."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NOTHING = object()
 
 
 def kept(verb: str, tree: Mapping[str, Any], arguments: Sequence[str], named: str) -> tuple[DictConfig, list[str]]:
-    """A configuration of `sora VERB ARGUMENTS` that was kept in a file, with what it lacks as it is composed today, and the keys of that.
+    """A stored configuration of `sora VERB ARGUMENTS`, with missing keys set as it is composed today, and the names of these keys.
 
-    named: the file. Raises ValueError, naming the key, where a value is of another kind than its key takes.
+    named: the file, for messages. Raises ValueError, naming the key, if a value is of another kind than its key takes.
     """
     reference = Loader(verb, ()).load([parse(argument).option for argument in arguments])
     config = OmegaConf.create(dict(tree))
@@ -28,12 +28,12 @@ def kept(verb: str, tree: Mapping[str, Any], arguments: Sequence[str], named: st
 
 
 def _completed(config: DictConfig, reference: DictConfig, place: str = "") -> list[str]:
-    """Give a configuration the keys that only the reference has, apart from those of nodes, which depend on what they name; these keys."""
+    """Add the keys that only the reference has, and return them; keys inside nodes are not added, because they depend on the target."""
     lacking = []
     for key in reference:
         mine, theirs = config.get(key, _NOTHING), reference._get_node(key)
         if mine is _NOTHING and reference.get(key) is None:
-            continue  # nothing is what a missing key stands for
+            continue  # a missing key means null
         if mine is _NOTHING:
             config[key] = theirs
             lacking.append(f"{place}{key}")

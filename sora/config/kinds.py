@@ -1,9 +1,9 @@
-"""What a key takes, and a typed word as its value.
+"""What values each key takes, and the conversion of typed words to values.
 
-One of these says it, the first that does: the mark at the beginning of the key's comment in its YAML, as in `output: null # <path> …`; the
-annotation of the parameter beside whose `_target_` it stands; the mapping that it lies under; the value that it has. Marks are text, path,
-out (a path that is written), int, number, bool, [text] for a list, {number} for a mapping of any names, a|b. A key whose value is null may
-be null, others if `|null` stands in their mark.
+The kind of a key comes from the first of these that has one: the mark that starts the key's comment in its YAML, as in `output: null #
+<path> …`; the annotation of the parameter of its node's `_target_`; the mapping that holds it; its value. Marks are text, path, out (a path
+that is written), int, number, bool, [text] for a list, {number} for a mapping with any names, a|b. A key whose value is null may be null,
+others only with `|null` in their mark.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ INT, NUMBER = re.compile(r"[+-]?\d(_?\d)*", re.ASCII), re.compile(r"[+-]?(\d(_?\
 NAMES = {"str": "text", "Path": "path", "float": "number", "Any": "any", "object": "any"}
 NAMES |= {name: name for name in ("text", "path", "int", "number", "bool")}
 TOLD = {"text": "text", "path": "a path", "int": "a whole number", "number": "a number", "bool": "true or false"}
-LARGEST = 1 << 63  # of whole numbers, and of others: what is beyond overflows as soon as it is multiplied
+LARGEST = 1 << 63  # bound of integers and other numbers: larger ones overflow in the first multiplication
 FARTHEST = 1e100
-FUNCTIONS = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(.*\)")  # Hydra's, for -m
+FUNCTIONS = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(.*\)")  # Hydra's sweep functions, for -m
 
 
 @dataclass(frozen=True)
 class ValueKind:
-    """What a key takes. scalars: of text, path, int, number, bool, any. items: of a list, if it may be one. values: of a mapping from any
-    names. node: it is an object, by its `_target_`, or a mapping with keys of its own. null: it may be nothing."""
+    """What a key takes. scalars: some of text, path, int, number, bool, any. items: the kind of a list's items, if it may be a list.
+    values: the kind of a mapping's values, if it may have any names. node: whether it may be an object with a `_target_`, or a mapping with
+    its own keys. null: whether it may be null."""
 
     scalars: frozenset[str] = frozenset()
     items: ValueKind | None = None
@@ -57,7 +58,7 @@ class ValueKind:
 
     @property
     def told(self) -> str:
-        """For a message: "a whole number or null"."""
+        """The kind in words, for a message: "a whole number or null"."""
         parts = [TOLD[name] for name in TOLD if name in self.scalars]
         parts += [f"a list [{self.items.inside}, …]"] if self.items else []
         parts += [f"a mapping {{name: {self.values.inside}, …}}"] if self.values else []
@@ -76,7 +77,7 @@ TEXT = ValueKind(frozenset({"text"}))
 
 @cache
 def of_annotation(text: str) -> ValueKind:
-    """The kind that an annotation or a mark says; `ANY` for what cannot be told."""
+    """The kind of an annotation or a mark; `ANY` if it cannot be determined."""
     try:
         return _of(ast.parse(text, mode="eval").body)
     except SyntaxError:
@@ -111,7 +112,7 @@ def _of(node: ast.expr) -> ValueKind:
 
 
 def of_value(value: Any) -> ValueKind:
-    """The kind of what stands in a YAML file; `ANY` for nothing."""
+    """The kind of a value in a YAML file; `ANY` for null."""
     if isinstance(value, bool):
         return ValueKind(frozenset({"bool"}))
     if isinstance(value, int):
@@ -127,14 +128,14 @@ def of_value(value: Any) -> ValueKind:
 
 
 class Kinds:
-    """What each key of a composition takes. tree: its plain values. marks: those of the files that it is made of, by key."""
+    """What each key of a composition takes. tree: its plain values. marks: of the files that it is composed of, by key."""
 
     def __init__(self, tree: Mapping[str, Any], marks: Mapping[str, str]) -> None:
         self.tree, self.marks = tree, marks
         self._known: dict[str, Mapping[str, ValueKind]] = {}
 
     def of(self, key: str, now: Mapping[str, Any] | None = None) -> ValueKind:
-        """The kind of a key. now: the values in force, where a `_target_` may be another than in the composition."""
+        """The kind of a key. now: the present values, in which a `_target_` may differ from the composition's."""
         above, _, name = key.rpartition(".")
         declared = _at(self.tree, key)
         if name == TARGET:
@@ -156,7 +157,7 @@ class Kinds:
         return self._known[name]
 
     def value(self, key: str, text: str, now: Mapping[str, Any]) -> Any:
-        """A typed word as the value of a key. Raises ValueError, naming the key and what fits."""
+        """The value of a key from a typed word. Raises ValueError, naming the key and what fits."""
         kind = self.of(key, now)
         structured = {"[": kind.items or kind.any, "{": kind.values or kind.node or kind.any}.get(text.strip()[:1])
         try:
@@ -201,11 +202,11 @@ class Kinds:
 
 
 class WrongKind(ValueError):
-    """A value is of another kind than its key takes."""
+    """A value of another kind than its key takes."""
 
 
 def scalar(leaf: Leaf, kind: ValueKind) -> Any:
-    """One text as a value of a kind. Raises `WrongKind`, or ValueError for a number that is none or a path that is empty."""
+    """A scalar of a kind from its text. Raises `WrongKind` if it does not fit, or ValueError for an empty path or an invalid number."""
     text, plain = leaf.text, not leaf.quoted
     if text == "???":
         raise ValueError("??? is the mark of what must still be given, and no value")
@@ -241,7 +242,7 @@ def numeral(text: str, kind: ValueKind) -> int | float:
 
 
 def unreadable(text: str) -> None:
-    """Raise ValueError for what cannot stand in a configuration: references, the mark of what must still be given, bytes of no text."""
+    """Raise ValueError for text that no configuration may hold: references, the mark `???` of a missing value, undecodable bytes."""
     if "${" in text:
         raise ValueError(
             "${…} is not looked up in what is typed; write the value itself (a shell expands $NAME outside single quotes; a prompt with "
@@ -252,12 +253,12 @@ def unreadable(text: str) -> None:
 
 
 def usable(number: float) -> bool:
-    """Whether a number can be computed with."""
+    """Whether a number is small enough to compute with."""
     return abs(number) < (LARGEST if isinstance(number, int) else FARTHEST)
 
 
 def fits(value: Any, kind: ValueKind) -> bool:
-    """Whether what stands in a YAML file is of a kind. References are not judged, nor what must still be given."""
+    """Whether a value in a YAML file is of a kind. References and missing values (`???`) always fit."""
     if kind.any or (isinstance(value, str) and (value == "???" or "${" in value)):
         return True
     if value is None:
@@ -276,8 +277,8 @@ def fits(value: Any, kind: ValueKind) -> bool:
 
 
 def settled(value: Any, kind: ValueKind) -> Any:
-    """A value that fits, as programs want it: 24.0 as 24 where a whole number belongs, `~` in paths as the home folder, a path to be
-    written without `x/..` of an x that is not there, which would be made on the way."""
+    """A fitting value in the form that programs use: 24.0 as 24 for an integer, `~` expanded in paths. A path to be written loses `x/..`
+    where x does not exist, because x would be created on the way."""
     if isinstance(value, list) and kind.items is not None:
         return [settled(item, kind.items) for item in value]
     if isinstance(value, str) and "out" in kind.scalars and ".." in (parts := Path(value).parts):
@@ -294,7 +295,7 @@ def settled(value: Any, kind: ValueKind) -> Any:
 
 
 def _without_detours(parts: Sequence[str]) -> Path:
-    """A path without the names that a `..` behind them takes back, where nothing is called so; what is there may be a link."""
+    """A path without `x/..` where x does not exist; an existing x may be a link, and stays."""
     path = Path()
     for part in parts:
         path = path.parent if part == ".." and path.name not in ("", "..") and not os.path.lexists(path) else path / part
@@ -302,7 +303,7 @@ def _without_detours(parts: Sequence[str]) -> Path:
 
 
 def annotated(target: object) -> Mapping[str, ValueKind]:
-    """The kinds of the keys that a target takes, as far as its annotations tell them; none for a target that may not be named."""
+    """The kinds of a target's keys, as far as annotations tell; empty for a target that is not allowed."""
     try:
         definition = find(target) if isinstance(target, str) else None
     except ValueError:
@@ -313,14 +314,14 @@ def annotated(target: object) -> Mapping[str, ValueKind]:
 
 
 def refuse(said_by: str, name: str, value: Any, kind: ValueKind) -> NoReturn:
-    """Raise ValueError for a value that a file sets."""
+    """Raise ValueError for a value in a file that does not fit."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and kind.scalars & {"text", "path"}
     hint = "; YAML reads it as a number: put it in quotes" if number else ""
     raise ValueError(f"{said_by}: {name}={value!r} is of the wrong kind: it takes {kind.told}{hint}")
 
 
 def marks(files: Sequence[Path], chosen: Mapping[str, str | None]) -> dict[str, str]:
-    """What the comments of YAML files say of the kinds of keys, by dotted key as it is composed; later files win."""
+    """The marks in the comments of YAML files, by dotted key of the composition; later files win."""
     told = comments(files, chosen)
     return {key: mark[1] for key, note in told.items() if (mark := MARK.match(note))}
 

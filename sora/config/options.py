@@ -1,4 +1,4 @@
-"""Options that a word names otherwise than by GROUP=OPTION alone: of so many devices, and of a group within a part of a configuration."""
+"""Words that name an option in other ways than GROUP=OPTION: with a number of devices, or of a group inside a part of a configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sora.config.words import listed, meant
 
 
 def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:
-    """`cluster=h100x512` as `cluster=h100 cluster.devices=512`, for options that say how many devices they are; others as they stand."""
+    """Replace `cluster=h100x512` by `cluster=h100 cluster.devices=512`, if the option counts devices; return other words unchanged."""
     group, _, option = argument.partition("=")
     name, _, count = option.rpartition("x")
     options = available.get(group, {})
@@ -24,8 +24,8 @@ def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:
 
 
 def nested(words: Sequence[Word], available: Mapping[str, Mapping[str, Path]]) -> tuple[list[Word], dict[str, Any]]:
-    """The words, and the nodes that some of them name by an option within a part: `dit/block=gated` puts DIR/dit/block/gated.yaml in the
-    place of dit.block. In force is such a word as `dit.block`.
+    """The words that are no options of a part, and the nodes of those that are, by key: `dit/block=gated` replaces dit.block by the node in
+    DIR/dit/block/gated.yaml.
 
     Raises:
         ValueError: there is no such option, or its file is no node.
@@ -45,7 +45,7 @@ def nested(words: Sequence[Word], available: Mapping[str, Mapping[str, Path]]) -
 def _node(path: Path) -> dict[str, Any]:
     try:
         tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception as error:  # whatever the reader of YAML raises
+    except Exception as error:  # any error of the YAML reader
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or "defaults" in tree:
         raise ValueError(f"{path} is no node: an option within a part holds _target_ and its keys, and no defaults")
@@ -53,7 +53,7 @@ def _node(path: Path) -> dict[str, Any]:
 
 
 def set_nodes(config: DictConfig, nodes: Mapping[str, Any]) -> None:
-    """Put nodes in the place of those that the configuration has at their keys; ValueError where it has none."""
+    """Replace the nodes of the configuration at these keys; ValueError if it has no such key."""
     for key, node in nodes.items():
         above = OmegaConf.select(config, key.rpartition(".")[0])
         if not isinstance(above, DictConfig) or key.rpartition(".")[2] not in above:

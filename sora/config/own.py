@@ -1,7 +1,7 @@
-"""A user's own modules on the command line: `own=[my_lab.blocks, ./notes/my block.py]` names them, and `_target_: MODULE.NAME` uses them.
+"""A user's own modules: `own=[my_lab.blocks, ./notes/my block.py]` names them on the command line, `_target_: MODULE.NAME` uses them.
 
-Only the command line and the variable SORA_OWN name one. A configuration, whoever wrote it, calls the public functions and classes that a
-named module itself defines, and nothing of any other module.
+Only the command line and the variable SORA_OWN can name one. A configuration can call only the public functions and classes that a named
+module itself defines, whoever wrote the configuration.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sora.system import own_modules
 from sora.system.own_modules import OWN, is_path, module_name, named, source
 
 KEY = "own"
-# Libraries of which a configuration calls nothing but what sora names itself: they load pickles, run programs and write files.
+# A configuration may call nothing of these libraries except what sora itself names: they load pickles, run programs and write files.
 LIBRARIES = (
     *("torch", "torchvision", "numpy", "scipy", "pandas", "lightning", "pytorch_lightning", "hydra", "omegaconf", "yaml", "transformers"),
     *("diffusers", "huggingface_hub", "safetensors", "pyarrow", "fsspec", "PIL", "av", "decord", "torchcodec", "wandb", "tensorboard"),
@@ -50,7 +50,7 @@ Defined = ast.ClassDef | ast.FunctionDef
 
 
 def names_of(value: str) -> list[str]:
-    """The modules and files that `own=VALUE` names. Raises ValueError where it is no text and no list of texts."""
+    """The modules and files that `own=VALUE` names. Raises ValueError if it is neither a text nor a list of texts."""
     from sora.config.command_line.grammar import Leaf, tree
 
     credentials.refuse(value, said_by=f"{KEY}=")
@@ -64,10 +64,10 @@ def names_of(value: str) -> list[str]:
 
 @contextmanager
 def naming(words: Sequence[str]) -> Iterator[None]:
-    """Own modules of these names and paths, and those of the environment, may be used, in this process and in those that it starts.
+    """A context in which the named modules, and those of the environment, may be used by this process and by those that it starts.
 
     Raises:
-        ValueError: one does not exist, cannot be called so, or has the name of another module.
+        ValueError: a module or file does not exist, cannot be a module's name, or has the name of another module.
     """
     before = os.environ.get(OWN)
     said = [*words, *(line.strip() for line in (before or "").splitlines() if line.strip())]
@@ -92,7 +92,7 @@ def _place(word: str) -> str:
 
 
 def _check(places: Sequence[str]) -> None:
-    """Raise ValueError for what cannot be a module."""
+    """Raise ValueError for a module or file that cannot be imported."""
     homes: dict[str, str] = {}
     for place in places:
         _refuse_path(Path(place)) if is_path(place) else _refuse_word(place)
@@ -102,7 +102,7 @@ def _check(places: Sequence[str]) -> None:
         homes[name] = place
     for name, file in named().items():
         _refuse_taken(name, file) if file is not None else _refuse_absent(name)
-        if file is not None and _other_file(sys.modules.get(name), file):  # of an earlier command in this process
+        if file is not None and _other_file(sys.modules.get(name), file):  # imported by an earlier command in this process
             del sys.modules[name]
 
 
@@ -142,7 +142,7 @@ def _refuse_word(word: str) -> None:
 
 
 def _refuse_taken(name: str, file: Path) -> None:
-    """Raise ValueError where a file's module is called as one that can be imported otherwise."""
+    """Raise ValueError if a file has the name of a module that can be imported from elsewhere."""
     if name in UNCALLED:
         raise ValueError(f"{KEY}={file} is called as the module {name!r} of Python or of a library; rename the file")
     here = (os.getcwd(), "")
@@ -171,17 +171,17 @@ def _refuse_absent(name: str) -> None:
     )
 
 
-# ---- what they define
+# ---- the definitions in them
 
 
 def module_of(target: str) -> str | None:
-    """The named module whose public name a target is; None for any other target."""
+    """The named module that defines a target; None for any other target."""
     module, _, name = target.rpartition(".")
     return module if module in named() and name.isidentifier() and not name.startswith("_") else None
 
 
 def syntax(module: str) -> ast.Module:
-    """The syntax of a named module, which is not imported. Raises ValueError, naming file and line, where it has none."""
+    """The syntax tree of a named module, without importing it. Raises ValueError, with file and line, for a syntax error."""
     path = source(module)
     if path is None:
         raise ValueError(f"{KEY}={_said(module)} is gone; name another")
@@ -192,7 +192,7 @@ def syntax(module: str) -> ast.Module:
 
 
 def definitions(module: str) -> dict[str, list[Defined]]:
-    """The public classes and functions that a named module defines, with every definition of a name that has several."""
+    """The public classes and functions of a named module; for each name, all of its definitions."""
     found: dict[str, list[Defined]] = {}
     for node in syntax(module).body:
         if isinstance(node, Defined) and not node.name.startswith("_"):
@@ -201,7 +201,7 @@ def definitions(module: str) -> dict[str, list[Defined]]:
 
 
 def defined(module: str, name: str) -> Defined:
-    """The class or function of a named module. Raises ValueError where it defines none of that name, or several."""
+    """A class or function of a named module. Raises ValueError if it has none or several definitions of that name."""
     known = definitions(module)
     if len(found := known.get(name, [])) == 1:
         return found[0]
@@ -219,7 +219,7 @@ def defined(module: str, name: str) -> Defined:
 
 
 def refusal(target: str) -> str:
-    """Why a target of no room of sora's is refused, and how to name its module where it may be the user's own."""
+    """The message for a target outside sora's rooms: why it is refused, and how to name its module if it is the user's own."""
     module = target.rpartition(".")[0]
     why = "it is none of sora's, and of other modules only those are called which the command line names"
     if module.partition(".")[0] in UNCALLED or not module:
@@ -231,13 +231,13 @@ def refusal(target: str) -> str:
 
 
 def load(module: str) -> ModuleType:
-    """A named module, imported. Raises ValueError that tells its error and the line that raised it."""
+    """Import a named module. Raises ValueError with the module's error and the line that raised it."""
     assert module in named(), module
     try:
         return importlib.import_module(module)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # SystemExit, too, of a script that ends itself
+    except BaseException as error:  # also SystemExit, of a script that ends itself
         raise ValueError(f"{KEY}={_said(module)} does not import: {_import_error(error, module)}") from error
 
 
@@ -269,7 +269,7 @@ def _syntax_error(error: SyntaxError | ValueError, path: Path | None) -> str:
     return f"{type(error).__name__}: {error.msg}, in {place}"
 
 
-# ---- naming them again
+# ---- recording them
 
 
 def in_use() -> list[str]:
@@ -278,10 +278,10 @@ def in_use() -> list[str]:
 
 
 def record() -> dict[str, Any]:
-    """What a run keeps of the named modules that it has imported."""
+    """The record in run.json of the named modules that this command has imported."""
     return own_modules.record(in_use())
 
 
 def words_for(names: Sequence[str], known: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
-    """What `own=` has to list for these modules: a file by its path, as it is named now or as a run has recorded it (`known`)."""
+    """The words of `own=` for these modules: a file by its path, as named now or as recorded by a run (`known`)."""
     return [str(named().get(name) or known.get(name, {}).get("file") or name) for name in names]

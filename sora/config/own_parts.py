@@ -1,4 +1,4 @@
-"""Whether an own function or class can be what a group is for, told from the source: sora's options of the group are what it is like."""
+"""Whether a user's own function or class can take the place of sora's options of a group; decided from the source, without importing it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sora.config.roles import misfit
 from sora.config.targets import TARGET, find
 
 _TOP = re.compile(r"^(\w+): *(\S*)", re.MULTILINE)
-BY_NAME = {"guidance": ("clips",)}  # what a function of a group is called with by name, beside what it cannot do without
+BY_NAME = {"guidance": ("clips",)}  # arguments that functions of a group get by name, besides those without a default
 SORAS = {
     "vae": "a run keeps its VAE as a file that names no class",
     "logger": "it runs in a process of its own, which knows sora's by name",
@@ -25,16 +25,16 @@ SORAS = {
 
 @dataclass(frozen=True)
 class Like:
-    """What an option of sora's names, and what the program gives it by name."""
+    """A function or class that an option of sora's names, and the arguments that the program gives it by name."""
 
     node: Defined
     given: frozenset[str]
 
 
 def refuse_unlike(tree: Mapping[str, Any], available: Mapping[str, Mapping[str, Path]]) -> None:
-    """Raise ValueError where a part of a configuration is an own function or class that cannot do what sora's options of that group do.
+    """Raise ValueError if a part of a configuration is an own function or class that cannot replace sora's options of that group.
 
-    Of functions is compared what they are called with, by place and by name, of classes which methods all of the options have.
+    Functions are compared by their positional and named arguments, classes by the methods that all options have.
     """
     for group, node in tree.items():
         if group not in available or not isinstance(node, Mapping) or own.module_of(str(node.get(TARGET))) is None:
@@ -58,14 +58,14 @@ def refuse_unlike(tree: Mapping[str, Any], available: Mapping[str, Mapping[str, 
 
 @lru_cache(maxsize=1024)
 def _of_sora(path: Path, changed: int) -> Like | None:
-    """What an option's file names of sora's."""
-    del changed  # a file that has changed names another
+    """The function or class of sora's in an option's file; None if it names another one."""
+    del changed  # part of the cache's key: a changed file may name another
     top = dict(_TOP.findall(path.read_text(encoding="utf-8", errors="replace")))
     if not top.get(TARGET, "").startswith("sora."):
         return None
     try:
         definition = find(top[TARGET])
-    except ValueError:  # an option of a folder of one's own, which is told where it is chosen
+    except ValueError:  # an option in the user's own folder; reported where it is chosen
         return None
     if definition is None or not isinstance(definition.node, ast.FunctionDef):
         return None if definition is None else Like(definition.node, frozenset())
@@ -75,7 +75,7 @@ def _of_sora(path: Path, changed: int) -> Like | None:
 
 
 def _places(node: ast.FunctionDef) -> dict[str, bool]:
-    """What a function takes by place, and whether it must be given."""
+    """The positional parameters of a function, and whether each is required."""
     items = [*node.args.posonlyargs, *node.args.args]
     return {item.arg: place < len(items) - len(node.args.defaults) for place, item in enumerate(items)}
 
@@ -92,7 +92,7 @@ def _refuse_function(group: str, target: str, node: ast.FunctionDef, like: Like,
 
 
 def _methods(node: ast.ClassDef) -> set[str]:
-    """Methods and fields that others may use."""
+    """The public methods and fields of a class."""
     found = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     found |= {item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)}
     found |= {name.id for item in node.body if isinstance(item, ast.Assign) for name in item.targets if isinstance(name, ast.Name)}
@@ -100,7 +100,7 @@ def _methods(node: ast.ClassDef) -> set[str]:
 
 
 def _refuse_class(group: str, target: str, node: ast.ClassDef, known: list[Defined]) -> None:
-    if node.bases:  # which may have them
+    if node.bases:  # its methods may be inherited
         return
     classes = [each for each in known if isinstance(each, ast.ClassDef)]
     methods = [{name for name in _methods(each) if _is_method(each, name)} for each in classes if not each.bases]

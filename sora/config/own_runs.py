@@ -1,4 +1,4 @@
-"""What runs need of a user's own modules: which they used, what a command must be given to build them again, and what has changed since."""
+"""A user's own modules in runs: which modules a run uses, how a command must name them to rebuild the run, and which have changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def modules_in(tree: Any) -> list[str]:
-    """The modules outside sora, and outside the libraries of which it calls some, that the targets of a configuration name."""
+    """The modules that the targets of a configuration name, without those of sora and of the libraries that it allows."""
     found: list[str] = []
     if isinstance(tree, Mapping):
         target = tree.get(TARGET)
@@ -33,24 +33,24 @@ def modules_in(tree: Any) -> list[str]:
 
 
 def load_used(config: Any) -> None:
-    """Import the own modules that a configuration uses, so that a mistake in one is told before anything heavy begins."""
+    """Import the own modules of a configuration, so that a mistake in one is reported before anything heavy starts."""
     for module in modules_in(config):
         if module in own_modules.named():
             own.load(module)
 
 
 def require(run: Run, *parts: str) -> None:
-    """Raise ValueError that lists the modules which a run's configuration uses and this command does not name. Say which of their files are
-    no longer what the run has recorded.
+    """Raise ValueError with the modules that a run's configuration uses and this command does not name. Print which of their files differ
+    from the run's record.
 
-    parts: of the configuration, such as "dit", that are about to be built; none: all of it.
+    parts: keys of the configuration, such as "dit", that are about to be built; none for all.
     """
     config, kept = run.config, run.info.get("own", {})
     building = [config.get(part) for part in parts] if parts else config
     used = modules_in(building)
     if not used:
         return
-    helpers = [name for name in kept if name not in modules_in(config)]  # which the others import
+    helpers = [name for name in kept if name not in modules_in(config)]  # modules that the named ones import
     absent = [name for name in (*used, *helpers) if name not in own_modules.named() and name.partition(".")[0] not in own.UNCALLED]
     if absent:
         raise ValueError(f"{run.config_file} uses {_uses(absent)}, code that is none of sora's{_how(run, absent, kept)}")
@@ -69,7 +69,7 @@ def _uses(names: Sequence[str]) -> str:
 
 
 def _how(run: Run, names: Sequence[str], kept: Mapping[str, Any]) -> str:
-    """What a user may do about modules that are not named."""
+    """Advice on how to name the missing modules."""
     from sora.config.command_line.commands import command
 
     if not run.own:
@@ -82,20 +82,20 @@ def _how(run: Run, names: Sequence[str], kept: Mapping[str, Any]) -> str:
 
 
 def _lies(run: Run, file: str) -> str:
-    """Where a file that a run has recorded lies now, which may have moved together with the run."""
+    """The present path of a file in a run's record, which may have moved together with the run."""
     from sora.runs.places import candidates
 
     return str(next((path for path in candidates(run, file) if path.is_file()), file))
 
 
 def needed(info: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What a command that builds a run again has to be given, by key; nothing for a run of sora's parts alone. info: of run.json."""
+    """The words that a command needs to rebuild a run, by key; empty if the run uses only sora's parts. info: the content of run.json."""
     kept = info.get("own", {})
     return {own.KEY: own.words_for(list(kept), kept)} if kept else {}
 
 
 def needed_by(folder: Path) -> dict[str, list[str]]:
-    """The same of a folder, which may be no run."""
+    """`needed` of the run in a folder; empty if it is no run."""
     from sora.runs.run import open_run
 
     return needed(open_run(folder).info) if (folder / "run.json").is_file() else {}

@@ -1,4 +1,4 @@
-"""Whether what a node names can do what its key is for: a pattern of attention is no MLP, though both are functions of two arguments."""
+"""Whether the target of a node fits its key: an attention pattern is no MLP, though both are functions of two arguments."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_K
 
 
 def refuse_other(annotation: str, home: str, made: Callable[..., Any], place: str, *, said: Collection[str] = ()) -> None:
-    """Raise ValueError where a parameter so annotated, in module `home`, cannot be what the class or function `made` gives.
+    """Raise ValueError if the class or function `made` cannot be the value of a parameter with this annotation in module `home`.
 
-    Of functions is compared what they are called with, by place: how many arguments, and which of them are plain numbers or words. Of
-    classes, whether they are the one that is wanted or have its methods. What cannot be told so is not judged. said: keys of the node.
+    Functions are compared by their positional arguments: how many, and which are plain numbers or text. A class must be the annotated one,
+    or have its methods. Other annotations are not checked. said: keys of the node.
     """
     name = annotation.removesuffix(" | None")
     wanted = getattr(sys.modules[home], name, None) if name.isidentifier() else None
@@ -42,8 +42,8 @@ def refuse_other(annotation: str, home: str, made: Callable[..., Any], place: st
 
 
 def misfit(takes: int, given: Mapping[str, bool], said: Collection[str], place: str, *, endless: bool) -> str:
-    """Why a function cannot be called with so many arguments by place; "" where it can be. given: the names of those that it takes so,
-    and whether each must be given. said: those that the configuration sets. endless: it takes any number more."""
+    """Why a function cannot be called with `takes` positional arguments; "" if it can. given: its positional parameters, and whether each
+    is required. said: parameters that the configuration sets. endless: whether it has *args."""
     names = list(given)
     if len(names) < takes and not endless:
         return f": it is called with {takes}, and takes {len(names)}"
@@ -55,7 +55,7 @@ def misfit(takes: int, given: Mapping[str, bool], said: Collection[str], place: 
 
 
 def _called_with(annotation: str, wanted: Any) -> list[str] | None:
-    """The arguments by place of a function so annotated: written out, an alias, or a protocol with such a call; None for no function."""
+    """The positional arguments of an annotated function type: from the text, an alias or a callable protocol; None for other types."""
     if match := SIGNATURE.match(annotation):
         return match["takes"].split(", ")
     if inspect.isclass(wanted):
@@ -66,7 +66,7 @@ def _called_with(annotation: str, wanted: Any) -> list[str] | None:
 
 
 def written(annotation: Any) -> str:
-    """An annotation as it is written, whether or not its module postpones them."""
+    """An annotation as text, whether or not its module postpones annotations."""
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return annotation if isinstance(annotation, str) else ""
     return annotation.__name__ if type(annotation) is type else str(annotation)

@@ -1,6 +1,6 @@
-"""What a stored configuration may not do by itself: run a program, reach a server, or loosen the confinement of decoders.
+"""Limits of a stored configuration: by itself it cannot run a program, contact a server, or loosen the limits of decoders.
 
-A run's config.yaml may be a stranger's (`Run.own` tells). Programs are run of nobody's stored configuration, not even one's own.
+A run's config.yaml may be a stranger's (`Run.own` tells). Programs are never run from a stored configuration, not even from the user's own.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
     from sora.runs.run import Run
 
-SERVED = "sora.training.logging.sinks.Wandb"  # the trackers that speak to a server
-READER = ("seconds", "memory_gb", "pixels", "frames", "rate", "bytes")  # keys of a reader that bound what decoding may take
+SERVED = "sora.training.logging.sinks.Wandb"  # the tracker that contacts a server
+READER = ("seconds", "memory_gb", "pixels", "frames", "rate", "bytes")  # keys of a reader that limit what decoding may use
 
 
 def refuse_programs(config: DictConfig | Mapping[str, Any], said: Sequence[str]) -> None:
-    """Raise ValueError for a file that is a program, such as TorchScript, unless the command line names its path (`said`: keys) and, where
-    its hash is not that of the published file, its SHA-256."""
+    """Raise ValueError for a file that is a program, such as TorchScript, unless the command line names its path (`said`: keys) and, if it
+    is not the published file, its SHA-256."""
     tree = _plain(config)
     for key, node in _nodes(tree):
         if _defined(node[TARGET]) not in PROGRAMS or node.get("path") is None:
             continue
         path, name = node["path"], f"{key}.path"
-        if not any(name == word or ("." in word and name.startswith(f"{word}.")) for word in said):  # a group's option is no word of it
+        if not any(name == word or ("." in word and name.startswith(f"{word}.")) for word in said):  # not a group's option
             raise ValueError(
                 f"{name}={path} is a TorchScript file, which is a program, and stands in a file, not on this command line; if you trust "
                 f"it, say it now: {_words(tree, key, node)}"
@@ -38,8 +38,8 @@ def refuse_programs(config: DictConfig | Mapping[str, Any], said: Sequence[str])
 
 
 def _words(tree: Mapping[str, Any], key: str, node: Mapping[str, Any]) -> str:
-    """What says a node on the command line: its path, and, of one that lies in the values of a group, that group with all that differs
-    from the option of the same keys, as a resume takes the group anew."""
+    """The command-line words that set a node: its path, or, for a node inside a group, the option with all values that differ, because a
+    resume replaces the whole group."""
     from sora.config.check import flatten
     from sora.config.command_line.commands import spelled
     from sora.config.command_line.grammar import quoted
@@ -76,8 +76,8 @@ def _refuse_unknown_program(tree: Mapping[str, Any], key: str, node: Mapping[str
 
 
 def refuse_unsaid(run: Run, asked: DictConfig, said: Sequence[str]) -> None:
-    """Raise ValueError where the configuration of another user's run, as it goes on, would speak to a server or loosen the limits of
-    decoders, and the command line does not say so (`said`: keys and groups)."""
+    """Raise ValueError if another user's run, when resumed, would contact a server or loosen the limits of decoders, unless the command
+    line asks for it (`said`: keys and groups)."""
     if run.own:
         return
     tree = _plain(asked)
@@ -91,7 +91,7 @@ def refuse_unsaid(run: Run, asked: DictConfig, said: Sequence[str]) -> None:
 
 
 def refuse_loose_reader(run: Run, config: Mapping[str, Any], said: Sequence[str] = ()) -> None:
-    """Raise ValueError where another user's run would decode otherwise than the default reader does, or with more time or memory."""
+    """Raise ValueError if another user's run would decode with another reader than the default, or with more time or memory."""
     reader = config.get("reader")
     if run.own or reader is None or "reader" in said:
         return
@@ -109,7 +109,7 @@ def refuse_loose_reader(run: Run, config: Mapping[str, Any], said: Sequence[str]
 
 
 def _looser(node: Any, usual: Mapping[str, Any], key: str, said: Sequence[str]) -> tuple[str, Any, Any] | None:
-    """The first key whose value is not as tight as the usual one."""
+    """The first key of a reader that is looser than in the usual one, with both values; None if there is none."""
     if not isinstance(node, Mapping):
         return key, node, usual.get(TARGET)
     for name, most in usual.items():
@@ -127,7 +127,7 @@ def _at_most(value: Any, most: float) -> bool:
 
 
 def _nodes(tree: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every node with a target, with the key that it stands at."""
+    """Every node with a target, with its key."""
     if isinstance(tree, Mapping):
         if TARGET in tree:
             yield key, tree
@@ -139,7 +139,7 @@ def _nodes(tree: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _defined(target: Any) -> str:
-    """Where what a target names is defined, whatever name it goes by."""
+    """The module and name where a target is defined, whatever alias names it."""
     definition = find(target)
     return str(target) if definition is None else f"{definition.module}.{definition.node.name}"
 

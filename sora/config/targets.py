@@ -1,7 +1,7 @@
 """Which `_target_` a configuration may name, and which keys it takes, read from the source without importing it.
 
-A configuration can come from anywhere, and a `_target_` is a call; so the only names allowed are public classes and functions
-*defined* in the modules below, and the few of `OTHERS`. Reading the source keeps a typo's answer under a second (no torch).
+A configuration can come from anywhere, and a `_target_` is a call. So only public classes and functions *defined* in the modules below are
+allowed, and the few of `OTHERS`. Reading the source, without torch, answers a typo in less than a second.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from sora.config.words import meant
 from sora.gate.former_names import current_name
 from sora.system.own_modules import named
 
-# The names that a configuration may use are public classes and functions of these modules, each called sora.ROOM.NAME wherever in its
-# room it stands. Modules that write files, read weights or start processes are not among them: a configuration that came with somebody's
-# run must not reach them.
+# A configuration may name the public classes and functions of these modules, each as sora.ROOM.NAME, wherever in its room it is defined.
+# Modules that write files, read weights or start processes are not listed: a configuration that came with somebody's run must not reach
+# them.
 ROOMS: dict[str, tuple[str, ...]] = {
     "patches": ("patches.patchifier",),
     "dit": (
@@ -104,18 +104,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "launch": ("launch.slurm",),
 }
 OTHERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.Muon", "torch.optim.SGD")
-# Classes that run a file which they are given, as a program: its path is taken from the command line alone, see `sora.config.stored`.
+# Classes that run a given file as a program: only the command line can give its path, see `sora.config.stored`.
 PROGRAMS = ("sora.metrics.extractors.i3d_files.I3DScript",)
 PACKAGE = Path(__file__).resolve().parent.parent
 PACKAGE_NAME = "sora"
-BARE = ("nn.Module", "torch.nn.Module", "Module", "Protocol", "ABC", "object")  # bases that take no parameters
+BARE = ("nn.Module", "torch.nn.Module", "Module", "Protocol", "ABC", "object")  # base classes without parameters
 TARGET = "_target_"
 DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One settable value of a target: its annotation as written (or ""), and whether it must be given."""
+    """One settable parameter of a target: its annotation as text (or ""), and whether it is required."""
 
     annotation: str
     required: bool
@@ -123,7 +123,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Definition:
-    """Where a class or function of a room, or of an own module, is defined."""
+    """The module and syntax of a class or function in a room or in an own module."""
 
     module: str
     node: ast.ClassDef | ast.FunctionDef
@@ -156,7 +156,7 @@ def syntax(path: Path) -> ast.Module:
 
 
 def allowed(target: object) -> str:
-    """`target` if its name may be looked up at all; else ValueError. What it resolves to is checked by `find` and `build`."""
+    """Return `target` if its name may be looked up at all; else raise ValueError. `find` and `build` check what it resolves to."""
     if isinstance(target, str) and (target in OTHERS or own.module_of(target)):
         return target
     if not isinstance(target, str) or not DOTTED.fullmatch(target):
@@ -182,13 +182,13 @@ def public_names(room: str) -> dict[str, list[Definition]]:
 
 
 def defined(module: str, name: str) -> Definition | None:
-    """The class or function of a module that is called so; a module whose text holds no such definition is not parsed."""
+    """The class or function with this name in a module; a module whose text lacks the definition is not parsed."""
     return _defined(PACKAGE, module, name)
 
 
 @lru_cache(maxsize=4096)
 def _defined(package: Path, module: str, name: str) -> Definition | None:
-    del package  # in another folder there are other modules of that name
+    del package  # part of the cache's key: another folder has other modules of that name
     path = source(module)
     if path is None or not re.search(rf"^(class|def) {name}\b", text_of(path), re.MULTILINE):
         return None
@@ -213,7 +213,7 @@ def find(target: str) -> Definition | None:
 
 
 def parameters(definition: Definition) -> dict[str, Parameter] | None:
-    """What a definition can be given by name, or None where the source alone does not say (`build` still checks)."""
+    """The parameters of a definition that can be given by name; None if the source alone does not tell (`build` still checks)."""
     node = definition.node
     if isinstance(node, ast.FunctionDef):
         return _of_function(node, skip=0)
@@ -226,7 +226,7 @@ def parameters(definition: Definition) -> dict[str, Parameter] | None:
 
 
 def _of_bases(module: str, node: ast.ClassDef) -> dict[str, Parameter] | None:
-    """What a class of an own module inherits its parameters from: a class beside it, one of sora's, or nothing that takes any."""
+    """The parameters that a class of an own module inherits: from a class beside it, from one of sora's, or from bases without any."""
     body = own.syntax(module).body
     beside = {item.name: item for item in body if isinstance(item, ast.ClassDef) and item is not node}
     homes = {

@@ -1,4 +1,4 @@
-"""What a mistyped word was meant to be."""
+"""Suggestions for a mistyped word."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sora.gate.former_names import current_key
 
 
 def meant(word: str, names: Iterable[str]) -> str:
-    """ " (did you mean 'depth'?)", " (it is called 'depth' now)", or nothing when no name comes near.
+    """The end of a message: " (did you mean 'depth'?)", " (it is called 'depth' now)", or the empty string if no name is similar.
 
     A dotted key is also compared by its last part, so that `detph` finds `dit.depth`.
     """

@@ -1,1 +1,1 @@
-"""What a run asks of a cluster before it starts: memory, time and money."""
+"""Predicts the memory, time and money of a run before it starts."""

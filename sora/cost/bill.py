@@ -1,4 +1,4 @@
-"""What a run will cost, in numbers and as one would read them."""
+"""The predicted cost of a run, as numbers and as readable lines."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from sora.cost.hardware import Cluster
 from sora.cost.roofline import StepTime
 
-TOLD = 2**10  # bytes; ranks agree on a few numbers every step, which is not worth a line
+TOLD = 2**10  # bytes; smaller messages of a step are not printed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes on one device. gradients: when all are there. kept: by a forward pass for its backward. largest: of everything, at any time.
+    """Bytes on one device. gradients: when all exist. kept: activations that a forward pass saves for its backward. largest: the peak of
+    everything.
 
-    room: what may be filled. budget: tokens of a pack at which it is filled, others being as they are; 0 for none. counted: what the budget
-    counts.
+    room: what training may fill. budget: the tokens of a pack at which it is full, with everything else unchanged; 0 for none. counted:
+    what `budget` counts.
     """
 
     weights: int
@@ -32,10 +33,11 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Bill:
-    """Of one run. flops: of the model in a step, as counted by its papers; executed: with what is computed again and padding, all ranks.
+    """The cost of one run. flops: model FLOPs of a step, without recomputation and padding. executed: FLOPs of a step on all ranks, with
+    both.
 
-    tokens, clips: of a step; padding not among them. sent: bytes of each rank in a step, by axis of the mesh. saved: bytes of a checkpoint;
-    host: bytes of a node's memory in which its processes make the weights. epochs: None without an end of an epoch to count by.
+    tokens, clips: per step, without padding. sent: bytes that each rank sends per step, by axis of the mesh. saved: bytes of a checkpoint.
+    host: bytes of a node's memory while its processes create the weights. epochs: None if an epoch has no end.
     """
 
     cluster: Cluster
@@ -71,12 +73,12 @@ class Bill:
 
     @property
     def mfu(self) -> float:
-        """Operations of the model over what all devices could make in that time."""
+        """Model FLOPs over what all devices could compute in that time (MFU)."""
         return self.flops / (self.time.whole * self.cluster.devices * self.cluster.peak(bf16=self.precision.startswith("bf16")))
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """The numbers, flat."""
+        """The numbers as a flat mapping."""
         memory = {
             f"memory_{name}": float(getattr(self.memory, name))
             for name in ("weights", "average", "moments", "gradients", "kept", "largest")

@@ -1,4 +1,4 @@
-"""How long a network takes for clips of several lengths, so that a plan can balance what steps really cost."""
+"""Measures how long a network takes for clips of several lengths, so that a plan can balance the true cost of steps."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _WORDS = 32  # text tokens of a clip
 
 
 def seconds_per_token(dit: nn.Module, *, lengths: Sequence[int], budget: int, repeats: int) -> list[float]:
-    """Median seconds of forward and backward over packs of about `budget` tokens that hold clips of one length, divided by their tokens.
+    """Median seconds of forward and backward over packs of about `budget` tokens with clips of one length, divided by the pack's tokens.
 
-    The network says its own width: `patch_channels` and `text_width`. Lengths take turns, so that what slows the machine slows all.
+    The network's `patch_channels` and `text_width` set the sizes of inputs. Lengths are timed in turn, so that a slow phase of the machine
+    affects all.
 
     Raises:
-        ValueError: a length is over the budget, or nothing is to be repeated.
+        ValueError: a length is over the budget, or `repeats` is below 1.
     """
     if repeats < 1 or min(lengths) < 1 or max(lengths) > budget:
         raise ValueError(f"clips of {list(lengths)} tokens, {repeats} times, do not fit packs of plan.budget={budget} tokens")

@@ -1,4 +1,4 @@
-"""Machines to train on: what one device computes, holds and sends, as makers state it, and what is assumed of it."""
+"""Machines to train on: what one device computes, holds and sends, from its maker's data, and what is assumed about it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """`devices` alike, `per_node` of them to a machine.
+    """A cluster of `devices` equal devices, `per_node` of them in a machine.
 
-    device: as torch names it. memory: GB of one. spare: the share of it for what is not traced (the driver's context, NCCL's buffers,
+    device: the name in torch. memory: GB of one device. spare: share of it for what is not traced (the driver's context, NCCL's buffers,
     gaps between blocks). bf16, fp32: TFLOP/s of dense matrix products in that precision. bandwidth: of its memory, GB/s. link, network:
-    GB/s that it sends to another device of its node, and to other nodes, in one direction. utilisation: share of the peak that a step
-    reaches while it computes. price: USD for a device and an hour. GB are 10^9 bytes.
+    GB/s that it sends in one direction to another device of its node, and to other nodes. utilisation: share of the peak that a step
+    reaches while it computes. price: USD per device and hour. GB are 10^9 bytes.
 
     Raises:
-        ValueError: a number that none of this can have.
+        ValueError: a number is outside its range.
     """
 
     device: str
@@ -59,14 +59,14 @@ class Cluster:
         return self.memory * 1e9 * (1 - self.spare)
 
     def peak(self, *, bf16: bool) -> float:
-        """Operations a second of one device."""
+        """Peak FLOP/s of one device."""
         return (self.bf16 if bf16 else self.fp32) * 1e12
 
     def rate(self, *, size: int, stride: int) -> float:
-        """Bytes a second that each rank of a group can send, all groups of its axis at once. The ranks of a group are `stride` apart.
+        """Bytes per second that each rank of a group can send while all groups of its axis send. Ranks of a group are `stride` apart.
 
-        A ring enters and leaves a node once: the members that it has there share what they send to other nodes. The group that has the
-        fewest of them in a node sets the pace.
+        A ring enters and leaves a node once, so the members of a group in a node share its sends to other nodes. The group with the fewest
+        members in a node is the slowest.
         """
         inside = min(self._inside(first, size=size, stride=stride) for first in self._firsts(size=size, stride=stride))
         if inside == size:
@@ -74,10 +74,10 @@ class Cluster:
         return min(self.link, inside * self.network) * 1e9
 
     def _firsts(self, *, size: int, stride: int) -> Iterator[int]:
-        """The first rank of each group, until they lie in nodes as they did before."""
+        """The first rank of each group, up to where the position in nodes repeats."""
         for block in range(0, min(self.devices, math.lcm(size * stride, self.per_node)), size * stride):
             yield from range(block, block + stride)
 
     def _inside(self, first: int, *, size: int, stride: int) -> int:
-        """The fewest members that a group has in a node."""
+        """The fewest members of a group in a node."""
         return min(Counter(rank // self.per_node for rank in range(first, first + size * stride, stride)).values())

@@ -1,4 +1,4 @@
-"""The price of a run before it is launched: `sora plan cluster=…` puts plan, network, strategy and machines together."""
+"""The price of a run before it starts: `sora plan cluster=…` combines plan, network, strategy and machines."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from sora.training.module import TrainingModule
 
 MANY_EPOCHS = 100
-FEW = 6  # blocks of a network that is traced in place of a deeper one: FSDP works two ahead and two behind
-PackOf = Sequence[tuple["Grid", int]]  # the clips of a pack, each with the text tokens of its caption
+FEW = 6  # blocks traced in place of a deeper network's: FSDP prefetches two ahead and two behind
+PackOf = Sequence[tuple["Grid", int]]  # the clips of a pack, each with the number of its text tokens
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a run is started. trainer: its node, of which another of the cluster's size is built. packs: of a step. checkpoints: how many
-    lie there at the end. fit: the run whose log says how much of the peak is reached; None: the cluster says it."""
+    """How a run is started. trainer: its node; the trainer is built for the cluster's size. packs: per step. checkpoints: how many exist at
+    the end. fit: the run whose log gives the utilisation; None for the cluster's own."""
 
     cluster: Cluster
     trainer: Mapping[str, Any]
@@ -40,11 +40,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be priced. packs: of steps of the plan, in order, `launch.packs` each. given: the network's channels and text width.
+    """The run to price. packs: of consecutive steps of the plan, `launch.packs` per step. given: the network's channels and text width.
 
-    budget, max_clips, text_budget: of a pack. pooled: width of the captions' pooled vectors, None without. flops: of the network. depth:
-    its blocks; period: after how many of them they are as before. module: what trains, of so many blocks, None for all. outline: the
-    network without memory for its weights. epoch: steps of one, None where there is none.
+    budget, max_clips, text_budget: limits of a pack. pooled: width of pooled caption vectors, None without. flops: of the network. depth:
+    number of its blocks. period: number of blocks after which their kinds repeat. module: makes the training module with a number of
+    blocks, None for all. outline: makes the network without memory for its weights. epoch: steps of an epoch, None if it has no end.
     """
 
     launch: Launch
@@ -63,7 +63,7 @@ class Wanted:
 
 
 def unseen_stages(planned: Planned, *, steps: int) -> list[str]:
-    """What is to be said of a curriculum: a price is of the steps that were looked at, the first ones."""
+    """A warning for a curriculum: the price covers only the first steps, which were looked at."""
     count = len(planned.plan.stages)
     if count < 2:
         return []
@@ -73,7 +73,7 @@ def unseen_stages(planned: Planned, *, steps: int) -> list[str]:
 
 
 def packs_of(planned: Planned, *, steps: int, text_tokens: int) -> list[PackOf]:
-    """The packs of the first steps, clip by clip. text_tokens: of a caption that is encoded only while the network trains."""
+    """The packs of the first steps, clip by clip. text_tokens: assumed for a caption that is only encoded while the network trains."""
     import numpy as np
 
     from sora.data.loading.latents import LatentData
@@ -91,7 +91,7 @@ def packs_of(planned: Planned, *, steps: int, text_tokens: int) -> list[PackOf]:
 
 
 def bill(wanted: Wanted) -> Bill:
-    """Of a run on packs as `wanted` has them."""
+    """The bill of the run."""
     from sora.cost.bill import Bill
 
     launch, cluster, warnings = wanted.launch, wanted.launch.cluster, list[str]()
@@ -100,10 +100,10 @@ def bill(wanted: Wanted) -> Bill:
     costs = Costs(wanted.flops, packs)
     traced, memory = measured(wanted, seen, trainer, ranks, cluster, warnings)
     executed = costs.executed(traced, seen).reshape(-1, of_step // traced.readers, traced.readers).sum(axis=1)  # steps, readers
-    beside = ranks // traced.readers  # ranks that share a reader's packs, each with its part
+    beside = ranks // traced.readers  # ranks that share a reader's packs
     bf16 = trainer.precision.startswith("bf16")
     cluster, assumed = utilised(launch, bf16=bf16, ratio=float(executed.sum() * beside / costs.model.sum()))
-    repeated = of_step / traced.readers / len(seen)  # weights are gathered for every pack, and copies made equal once a step
+    repeated = of_step / traced.readers / len(seen)  # weights are gathered for every pack, replicas reduced once a step
     sent = {axis: size if axis.startswith("replicate") else size * repeated for axis, size in traced.sent.items()}
     slowest = float(executed.max(axis=1).mean() / executed.mean())
     time = timed(cluster, traced, bf16=bf16, flops=float(executed.mean()), slowest=slowest, sent=sent)
@@ -131,7 +131,7 @@ def bill(wanted: Wanted) -> Bill:
 
 
 def timed(cluster: Cluster, traced: Traced, *, bf16: bool, flops: float, slowest: float, sent: Mapping[str, float]) -> StepTime:
-    """Of a step in which the mean rank executes `flops`, the slowest so many times more, and each sends so much by axis."""
+    """The time of a step. flops: executed by the mean rank. slowest: the slowest rank's over the mean. sent: a rank's bytes by axis."""
     from sora.cost.roofline import step_time
 
     touched = 2.0 * (traced.weights + traced.moments + traced.average) + traced.gradients
@@ -139,7 +139,7 @@ def timed(cluster: Cluster, traced: Traced, *, bf16: bool, flops: float, slowest
 
 
 def utilised(launch: Launch, *, bf16: bool, ratio: float) -> tuple[Cluster, str]:
-    """The cluster with the utilisation that holds, and where that is from. ratio: of executed operations to the model's."""
+    """The cluster with the utilisation to use, and a description of its source. ratio: executed over model FLOPs."""
     cluster = launch.cluster
     if launch.fit is not None:
         cluster = replace(cluster, utilisation=fitted(launch.fit, ratio))
@@ -151,14 +151,14 @@ def utilised(launch: Launch, *, bf16: bool, ratio: float) -> tuple[Cluster, str]
 
 
 def kept_of(steps: int, *, every: int | None, keep: int, keep_every: int | None) -> int:
-    """Checkpoints that lie there after so many steps: the newest, and those that stay for ever."""
+    """Number of checkpoints that exist after `steps`: the newest, and those that are kept for ever."""
     saved = {*range(every, steps + 1, every), steps} if every else {steps}
     newest = sorted(saved)[-keep:]
     return len({*newest, *(step for step in saved if keep_every and step % keep_every == 0)})
 
 
 def epochs_of(wanted: Wanted, of_step: int, warnings: list[str]) -> float | None:
-    """How often the run sees every clip. of_step: packs."""
+    """How often the run sees every clip. of_step: packs per step."""
     if wanted.epoch is None:
         return None
     steps = wanted.epoch * wanted.launch.packs / of_step
@@ -170,7 +170,7 @@ def epochs_of(wanted: Wanted, of_step: int, warnings: list[str]) -> float | None
 
 
 def arranged(node: Mapping[str, Any], cluster: Cluster, warnings: list[str]) -> tuple[Any, int, str]:
-    """The trainer of a node over all devices of the cluster, which is never run, its processes, and the words that start the same."""
+    """The trainer over all devices of the cluster (which is never run), its number of processes, and the words that start it."""
     from sora.config.build import build, resolve
     from sora.parallel.mesh import MeshStrategy
     from sora.training.trainers import auto_trainer, numerics
@@ -199,7 +199,7 @@ def arranged(node: Mapping[str, Any], cluster: Cluster, warnings: list[str]) -> 
 
 
 def stepped(wanted: Wanted, trainer: Any, warnings: list[str]) -> tuple[list[PackOf], list[PackOf], int]:
-    """Whole steps of packs, the packs of one reader that are traced, and how many packs a step has."""
+    """The packs of whole steps, the packs of one reader to trace, and the packs per step."""
     packs, readers = shared_out(wanted.launch.packs, trainer, warnings)
     given = list(wanted.packs)
     while len(given) < packs:
@@ -210,9 +210,9 @@ def stepped(wanted: Wanted, trainer: Any, warnings: list[str]) -> tuple[list[Pac
 
 
 def shared_out(asked: int, trainer: Any, warnings: list[str], *, crops: int = 0) -> tuple[int, int]:
-    """How many packs a step is priced with, at least the `asked` ones, and how many readers have as many of them each.
+    """The number of packs per step to price, at least `asked`, and the number of readers, which each have equally many.
 
-    crops: of a pack, where `plan.batch` counts those of a step.
+    crops: per pack, where `plan.batch` counts the crops of a step.
     """
     from sora.parallel.mesh import MeshStrategy
 
@@ -230,7 +230,7 @@ def shared_out(asked: int, trainer: Any, warnings: list[str], *, crops: int = 0)
 
 
 class Costs:
-    """Operations of packs. whole: of the network. model: of a training step on each pack; tokens: of all."""
+    """FLOPs of packs. whole: the network's. model: of a training step on each pack. tokens: of all packs together."""
 
     def __init__(self, whole: Flops, packs: Sequence[PackOf]) -> None:
         import numpy as np
@@ -253,7 +253,7 @@ class Costs:
         return total
 
     def executed(self, traced: Traced, seen: Sequence[PackOf]) -> np.ndarray:
-        """Of a rank on each pack: products are of the budget, whatever fills it; attention is of the clips."""
+        """FLOPs that a rank executes on each pack: matrix products cover the whole budget, attention covers the clips."""
         attention = traced.attention / sum(self._sum(self._attention, pack) for pack in seen)
         return (traced.flops - traced.attention) / len(seen) + attention * self._pairs
 
@@ -261,13 +261,13 @@ class Costs:
 def measured(
     wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, cluster: Cluster, warnings: list[str]
 ) -> tuple[Traced, Memory]:
-    """A traced step, its memory, and from a second one on half the tokens how many would fill a device."""
+    """A traced step, its memory, and, by a second trace with half the tokens, the number of tokens that would fill a device."""
     from sora.tokens import Grid
 
     budget, packs = wanted.budget, wanted.launch.packs
     found = of_any_depth(wanted, [batch_of(wanted, pack, budget) for pack in seen], trainer, ranks).summing(packs, trainer)
     half, words = budget // 2, sum(count for _, count in seen[0]) // 2
-    half -= half % min(half, 64)  # over which context ranks divide
+    half -= half % min(half, 64)  # so that it divides over context ranks
     part = [(Grid(1, 1, half), max(1, words))]
     smaller = of_any_depth(wanted, [batch_of(wanted, part, half)] * len(seen), trainer, ranks).summing(packs, trainer)
     slope = max(found.largest - smaller.largest, found.kept - smaller.kept, 1) / (budget - half)
@@ -286,7 +286,7 @@ def measured(
 
 
 def memory_of(traced: Traced, *, room: float, budget: int, counted: str) -> Memory:
-    """What a traced step holds, of the `room` that there is, and how much of what is `counted` would fill it."""
+    """The memory of a traced step, with the available `room` and the `budget` that would fill it."""
     from sora.cost.bill import Memory
 
     names = ("weights", "average", "moments", "gradients", "kept", "largest")
@@ -294,7 +294,7 @@ def memory_of(traced: Traced, *, room: float, budget: int, counted: str) -> Memo
 
 
 def of_any_depth(wanted: Wanted, batches: Sequence[Batch], trainer: Any, ranks: int) -> Traced:
-    """A traced step. Of many blocks that take turns by one or two, a few are, and each one more adds what the one before it did."""
+    """A traced step. If blocks repeat with a short period, a few are traced, and the cost of each further period is extrapolated."""
     from sora.cost.tracing import traced
 
     def at(depth: int | None) -> Traced:
@@ -331,12 +331,12 @@ def batch_of(wanted: Wanted, clips: PackOf, budget: int) -> Batch:
 
 
 def fitted(run: Path, ratio: float) -> float:
-    """The share of the peak that a run's steps reached while they did not wait for data: the median of its log, without its first line.
+    """The share of the peak FLOP/s that a run reached while it did not wait for data: the median of its log, without the first line.
 
-    ratio: of executed operations to the model's, which the log counts.
+    ratio: executed over model FLOPs; the log counts the latter.
 
     Raises:
-        ValueError: the log says nothing of it.
+        ValueError: the log does not record it.
     """
     from statistics import median
 

@@ -1,4 +1,4 @@
-"""The price of training a VAE before it is launched: `sora plan task=vae cluster=…`, by traced steps as the denoising network's is."""
+"""The price of training a VAE before it starts: `sora plan task=vae cluster=…`, from traced steps as for the denoising network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shape = tuple[int, int, int]  # frames, height, width of a crop
 
 @dataclass(frozen=True)
 class WantedCrops:
-    """What is to be priced: a VAE on crops. module: what trains. outline: the VAE without its numbers. clips: that crops are of."""
+    """The VAE training to price. module: makes the training module. outline: makes the VAE without memory. clips: their number."""
 
     launch: Launch
     plan: CropPlan
@@ -31,9 +31,10 @@ class WantedCrops:
 
 
 def bill(wanted: WantedCrops) -> Bill:
-    """Of a run. Steps take the shapes in turn: times, operations and messages are means over them, memory is the largest one's.
+    """The bill of the run. Steps take the shapes of crops in turn: times, FLOPs and messages are means over shapes, memory is that of the
+    largest.
 
-    A token is a position of the latents; all ranks have crops of one shape, so none waits for another.
+    A token is a latent position. All ranks have crops of one shape, so none waits for another.
     """
     from sora.cost.bill import Bill
     from sora.cost.price import arranged, shared_out, timed, utilised
@@ -42,10 +43,10 @@ def bill(wanted: WantedCrops) -> Bill:
     warnings: list[str] = []
     trainer, ranks, mesh = arranged(launch.trainer, launch.cluster, warnings)
     bf16 = trainer.precision.startswith("bf16")
-    cluster, assumed = utilised(launch, bf16=bf16, ratio=1.0)  # nothing is computed again, and there is no padding
-    crops = plan.batch // plan.packs  # of a pack
+    cluster, assumed = utilised(launch, bf16=bf16, ratio=1.0)  # no recomputation, no padding
+    crops = plan.batch // plan.packs  # per pack
     packs, readers = shared_out(plan.packs, trainer, warnings, crops=crops)
-    each = packs // readers  # packs of a rank, one after another
+    each = packs // readers  # packs per rank, one after another
     seen = min(2, each)
     found = [trace(wanted, shape, [crops] * seen, trainer, ranks) for shape in plan.shapes]
     largest = max(range(len(found)), key=lambda number: found[number].largest)
@@ -78,7 +79,7 @@ def bill(wanted: WantedCrops) -> Bill:
 
 
 def mean_positions(vae: VideoVAE, shapes: Sequence[Shape]) -> float:
-    """Of the latents of a crop."""
+    """The mean number of latent positions of a crop."""
     sizes = [vae.latent_shape(*shape) for shape in shapes]
     return sum(time * height * width for time, height, width in sizes) / len(sizes)
 
@@ -94,9 +95,9 @@ def measured(
     cluster: Cluster,
     warnings: list[str],
 ) -> Memory:
-    """The memory of the traced step, and from another one how many crops of that shape a step has when they fill every device.
+    """The memory of the traced step, and, by another trace, the number of crops of that shape per step that would fill every device.
 
-    crops: of the packs that are traced, all alike. packs: of a step.
+    crops: of each traced pack, all equal. packs: per step.
     """
     from sora.cost.price import memory_of
 
@@ -112,7 +113,7 @@ def measured(
 
 
 def trace(wanted: WantedCrops, shape: Shape, crops: Sequence[int], trainer: Any, ranks: int) -> Traced:
-    """A step of one rank on packs of so many crops."""
+    """A traced step of one rank, on packs with these numbers of crops."""
     from sora.cost.tracing import traced
 
     found = traced(wanted.module, [batch_of(shape, count) for count in crops], trainer=trainer, ranks=ranks, gpu=True)

@@ -1,6 +1,6 @@
-"""How long a step takes, from what it computes and sends and from what the machines can do (Williams et al. 2009, "Roofline").
+"""The time of a step, from what it computes and sends and the speed of the machines (Williams et al. 2009, "Roofline").
 
-step = max(executed operations / (utilisation x peak), messages that computing hides) + messages that it cannot hide
+step = max(executed FLOPs / (utilisation x peak), messages that overlap with computation) + messages that do not overlap
      + bytes that the optimiser and the average touch / memory bandwidth
 """
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from sora.cost.hardware import Cluster
 
-# Weights are gathered ahead and gradients reduced behind what is computed; within a layer there is nothing to compute meanwhile.
+# Gathering weights and reducing gradients overlap with computation; messages within a layer do not.
 EXPOSED = {"context", "tensor", "context x tensor"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """Seconds. sending: by axis of the mesh, hidden or not. waiting: of the mean rank for the slowest."""
+    """Seconds. sending: by axis of the mesh, overlapped or not. waiting: of the mean rank for the slowest."""
 
     computing: float
     sending: Mapping[str, float]
@@ -47,9 +47,9 @@ def step_time(
     layout: Mapping[str, tuple[int, int]],
     touched: float,
 ) -> StepTime:
-    """flops: that the mean rank executes; slowest: the same of the slowest over the mean, at least 1. sent: bytes, by axis.
+    """The time of a step. flops: executed by the mean rank. slowest: the slowest rank's over the mean, at least 1. sent: bytes by axis.
 
-    layout: of each axis, how many ranks a group has and how far apart they are. touched: bytes that the update reads and writes.
+    layout: for each axis, the size of a group and the distance of its ranks. touched: bytes that the update reads and writes.
     """
     computing = flops / (cluster.utilisation * cluster.peak(bf16=bf16))
     sending = {axis: size / cluster.rate(size=layout[axis][0], stride=layout[axis][1]) for axis, size in sent.items()}

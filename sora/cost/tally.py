@@ -1,6 +1,6 @@
-"""What a piece of training does to one rank, operator by operator: bytes that lie in memory, products, and bytes sent to other ranks.
+"""Counts the cost of a training step on one rank, operator by operator: bytes in memory, FLOPs, and bytes sent to other ranks.
 
-It counts real tensors and fake ones (FakeTensorMode) alike, so that a prediction and a run can be compared.
+It counts real and fake tensors (FakeTensorMode) in the same way, so that a prediction can be compared with a run.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _HELD = torch.UntypedStorage
 
 
 class CostCounter(TorchDispatchMode):
-    """Counts while it is entered.
+    """Counts while its context is entered.
 
-    alive, largest: bytes of what was made since and still lives, now and at most. flops: of matrix products, convolutions and attention, of
-    which `attention` are attention's. sent: bytes that this rank sends, by the process groups' (ranks, how far apart they are numbered) and
-    by whether they are weights in shards, or gradients of these.
+    alive, largest: bytes of tensors that were created since and still exist, now and at the peak. flops: of matrix products, convolutions
+    and attention; `attention` is the last part of it. sent: bytes that this rank sends, by (ranks, distance of their numbers) of the
+    process group and by whether they are sharded weights or their gradients.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.alive = self.largest = self.flops = self.attention = 0
-        self._swept = math.inf  # nothing is swept before `restart`
+        self._swept = math.inf  # no collection before `restart`
         self.sent: Counter[tuple[int, int, bool]] = Counter()
         self._sizes: dict[int, tuple[weakref.ref, int]] = {}
         self._fake: Any = None
@@ -54,8 +54,8 @@ class CostCounter(TorchDispatchMode):
 
     def __enter__(self) -> CostCounter:
         self._fake = active_fake_mode()
-        # FSDP frees what it gathered by making its storage empty, which is no operator; and DTensor asks for the shapes that whole tensors
-        # would have with whole fake ones, in whatever mode there is.
+        # FSDP frees a gathered weight by resizing its storage to 0, which is no operator. DTensor computes the shapes of whole tensors with
+        # whole fake ones, in whatever mode is active.
         tally = self
 
         def asked(propagator: Any, *given: Any) -> Any:
@@ -83,33 +83,33 @@ class CostCounter(TorchDispatchMode):
         super().__exit__(*error)
 
     def restart(self) -> None:
-        """Count operations, messages and the most bytes from here on; what lies in memory stays counted."""
+        """Reset the counts of FLOPs, messages and the peak; bytes in memory stay counted."""
         gc.collect()
         self.largest = self._swept = self.alive
         self.flops = self.attention = 0
         self.sent.clear()
 
     def since(self) -> int:
-        """The most bytes since the last time, and from here on anew."""
+        """The peak of bytes since the last call."""
         gc.collect()
         found, self.largest, self._swept = self.largest, self.alive, self.alive
         return found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(map(_wraps, types)):
-            return NotImplemented  # a sharded tensor: what it does with its shards comes by here
+            return NotImplemented  # a sharded tensor; the operators on its shards are counted
         given = _tensors(args)
         if self._fake is not None and given and not any(isinstance(value, FakeTensor) for value in given):
-            with unset_fake_temporarily():  # numbers that the host knows, such as where segments end, stay known
+            with unset_fake_temporarily():  # keep numbers that the host knows, such as segments' ends
                 return func(*args, **(kwargs or {}))
         if self._fake is not None and func is item:
-            return 0.0 if given[0].is_floating_point() else 0  # a step asks for its loss and norm; with these it is sound
+            return 0.0 if given[0].is_floating_point() else 0  # the step reads its loss and norm; these pass its checks
         out = func(*args, **(kwargs or {}))
         if self._asking or active_fake_mode() is not self._fake:
-            return out  # DTensor asks for shapes
+            return out  # DTensor computes shapes
         strangers = {id(storage) for value in given if id(storage := value.untyped_storage()) not in self._sizes}
         for value in _tensors(out):
-            if id(storage := value.untyped_storage()) not in strangers:  # a view of what was there before is nothing new
+            if id(storage := value.untyped_storage()) not in strangers:  # not a view of older memory
                 self._note(storage)
         self._count(func, args, kwargs or {}, out)
         return out
@@ -125,7 +125,7 @@ class CostCounter(TorchDispatchMode):
             self.alive += size - known[1]
         if self.alive > self.largest:
             if self.alive > 1.05 * self._swept:
-                gc.collect()  # autograd leaves circles of references, which Python finds at times of its own
+                gc.collect()  # autograd leaves reference cycles, which Python frees at an unknown time
                 self._swept = self.alive
             self.largest = max(self.largest, self.alive)
 
@@ -143,7 +143,8 @@ class CostCounter(TorchDispatchMode):
             self._send(packet.__name__, args, out)
 
     def _send(self, name: str, args: Any, out: Any) -> None:
-        """As a ring does it, each rank passing on what it has: the least that any algorithm sends for gathers and reductions."""
+        """Count the bytes of a ring, where each rank passes on what it has: the least that any algorithm sends for gathers and
+        reductions."""
         group = next((found for value in args if (found := _group(value)) is not None), None)
         if group is None or group.size() < 2:
             return
@@ -153,24 +154,24 @@ class CostCounter(TorchDispatchMode):
         self.sent[len(numbers), numbers[1] - numbers[0], name in OF_SHARDS] += passes * size * (len(numbers) - 1) // len(numbers)
 
 
-# FSDP's own; what layers gather and reduce goes by functional collectives of other names
+# FSDP's own collectives; those inside of layers are functional collectives with other names
 OF_SHARDS = {"_allgather_base_", "_reduce_scatter_base_"}
 
 _wraps = cache(is_traceable_wrapper_subclass_type)
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """Those in an operator's arguments or results: one, or lists of them at most."""
+    """The tensors among an operator's arguments or results, also in lists."""
     if isinstance(value, Tensor):
         return [value]
     return [found for item in value for found in _tensors(item)] if isinstance(value, tuple | list) else []
 
 
 def _group(value: Any) -> Any:
-    """The process group among an operator's arguments: as a script object, or by name; None for other arguments."""
+    """The process group in an operator's argument, a script object or a name; None for other arguments."""
     try:
         if isinstance(value, torch.ScriptObject):
             return dist.ProcessGroup.unbox(value)
         return resolve_process_group(value) if isinstance(value, str) else None  # pyright: ignore[reportArgumentType]
-    except (RuntimeError, TypeError):  # an operation or an option
+    except (RuntimeError, TypeError):  # a reduce operation or an option
         return None

@@ -1,7 +1,7 @@
-"""A training step of one rank of any mesh, without its memory, its devices or the other ranks: what it keeps, multiplies and sends.
+"""Traces a training step of one rank of any mesh, without its memory, devices or other ranks: what it keeps, computes and sends.
 
-The task, the strategy, the optimiser and the average are those that train; only their numbers are missing (torch's FakeTensor), and the
-other ranks are a process group that answers at once (torch's "fake" backend). Every tensor lies on the CPU here, and is as large on a GPU.
+The task, strategy, optimiser and average are those of training, on tensors without numbers (torch's FakeTensor). The other ranks are a
+process group that answers at once (torch's "fake" backend). All tensors are on the CPU here, and are equally large on a GPU.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from sora.training.module import TrainingModule
 
 @dataclass(frozen=True, kw_only=True)
 class Traced:
-    """Of one rank and one optimiser step; bytes, unless said otherwise.
+    """The cost of one optimiser step on one rank; in bytes unless stated otherwise.
 
-    weights, average, moments: what lies there always. gradients: when all are there. kept: by a forward pass for its backward, the most of
-    the packs. peaks: of everything, the most in any forward, in any backward, and in the update. flops, attention: executed, what is
-    computed again included. sent: by axis of the mesh. layout: of each such axis, how many ranks it has, and how far apart they are
-    numbered. saved: a checkpoint's, all ranks together. whole: the weights, unsharded, as every process makes them. numbers: of the
-    weights. readers: ranks, or groups of them, with packs of their own.
+    weights, average, moments: always allocated. gradients: when all exist. kept: activations that a forward pass saves for its backward,
+    the maximum over packs. peaks: of all memory in any forward, in any backward, and in the update. flops, attention: executed FLOPs, with
+    recomputation. sent: by axis of the mesh. layout: for each such axis, the size of a group and the distance of its ranks. saved: a
+    checkpoint, all ranks together. whole: the unsharded weights, as every process creates them. numbers: of the weights. readers: groups of
+    ranks with their own packs.
     """
 
     weights: int
@@ -57,17 +57,17 @@ class Traced:
 
     @property
     def largest(self) -> int:
-        """Bytes of everything, at any time."""
+        """The peak of all memory."""
         return max(self.peaks)
 
     def summing(self, packs: int, trainer: Any) -> Traced:
-        """Of a step of so many packs, whose gradients wait for one another where they are summed in order."""
+        """The cost of a step of `packs` packs, if ordered gradient sums keep several sets of gradients."""
         beside = waiting(-(-packs // self.readers)) * self.gradients if ordered(trainer) else 0
         first, second, third = self.peaks
         return replace(self, peaks=(first + beside, second + beside, third + beside))
 
     def deeper(self, other: Traced, times: int) -> Traced:
-        """Of a network that has so many times more blocks than this one has, as `other` has them once."""
+        """The cost of a deeper network. other: with some blocks more than this one; times: how often these are added."""
 
         def more(here: Any, there: Any) -> Any:
             if isinstance(here, Mapping):
@@ -83,7 +83,7 @@ class Traced:
 
 @contextmanager
 def pretended(ranks: int) -> Iterator[None]:
-    """Be the first of so many ranks, alone.
+    """A context in which this process is the first of `ranks` fake ranks.
 
     Raises:
         ValueError: this process is one of several already.
@@ -96,14 +96,16 @@ def pretended(ranks: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-        # Torch keeps results by the look of their mesh, with that mesh and its first rank's place: ranks forked later would take it.
+        # torch caches results by meshes that compare equal, with the first rank's coordinates: ranks forked later would get these.
         clear_sharding_prop_cache()
 
 
 def traced(make: Callable[[], TrainingModule], batches: Sequence[Movable], *, trainer: Any, ranks: int, gpu: bool) -> Traced:
-    """A step of the module that `make` builds, when its optimisers have their moments already, on one rank's batches of real tensors.
+    """The cost of a step of the module that `make` builds, after its optimisers have created their states, on one rank's batches of real
+    tensors.
 
-    trainer: a Lightning Trainer for the CPU, never run: its strategy and its precision are used. gpu: mix precisions as a GPU does.
+    trainer: a Lightning Trainer for the CPU that is never run; its strategy and precision are used. gpu: cast types as autocast does on a
+    GPU.
     """
     strategy = trainer.strategy
     with pretended(ranks), warnings.catch_warnings(action="ignore"):
@@ -123,7 +125,7 @@ def traced(make: Callable[[], TrainingModule], batches: Sequence[Movable], *, tr
             module.task.register_forward_pre_hook(lambda *_: peaks[1].append(tally.since()))
             module.task.register_forward_hook(forwarded)
             module.steppers[0].register_step_pre_hook(lambda *_: peaks[1].append(tally.since()))
-            gc.freeze()  # what is there already is not looked at again and again
+            gc.freeze()  # the collector skips objects that exist already
             tally.restart()
             before = tally.alive
             with strategy.precision_plugin.train_step_context(), gpu_casts() if gpu else nullcontext():
@@ -149,13 +151,13 @@ def traced(make: Callable[[], TrainingModule], batches: Sequence[Movable], *, tr
 
 
 def attach(module: TrainingModule, trainer: Any) -> None:
-    """What Lightning does before the first step, and what the first step makes: the optimisers' moments."""
+    """Do what Lightning does before the first step, and create the optimisers' states, as the first step does."""
     strategy = trainer.strategy
     module.trainer = trainer
     strategy.connect(module)
     if isinstance(strategy, MeshStrategy):
-        # torch's DDP keeps its buckets where fake tensors do not reach; gradients are views of them, and are summed once a step. What ranks
-        # send one another in order is as much, and in chunks
+        # torch's DDP has buckets that fake tensors do not reach; gradients are views of them, and are summed once a step. Ranks that sum in
+        # order send as much, in chunks.
         strategy._replicated = strategy._alike = strategy.sum_up = lambda _: None
         with _FirstShard():
             strategy.spread(module.task)
@@ -169,7 +171,7 @@ def attach(module: TrainingModule, trainer: Any) -> None:
 
 
 def named(strategy: Any, tally: CostCounter, module: TrainingModule) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """The axes of the mesh on which something is sent, with their ranks, and how much is sent there."""
+    """The axes of the mesh with messages: their (group size, distance of ranks), and the bytes sent on each."""
     if not isinstance(strategy, MeshStrategy):
         return {}, {}
     sizes = strategy.sizes.named
@@ -183,12 +185,12 @@ def named(strategy: Any, tally: CostCounter, module: TrainingModule) -> tuple[di
     told = dict[str, tuple[tuple[int, int], int]]()
     for (ranks, apart, of_shards), amount in sent.items():
         axis = known.get((ranks, apart), f"{ranks} ranks {apart} apart")
-        # weights in pieces over context ranks alone: gathered behind what is computed, and not inside of layers as their tokens are
+        # weights sharded over context ranks only: gathered while others compute, unlike the messages inside of layers
         axis = "shard x context" if of_shards and axis == "context" else axis
         if amount:
             told[axis] = (ranks, apart), amount + (told[axis][1] if axis in told else 0)
     if not strategy.sharded and strategy.sizes.tensor == 1 and (ranks := strategy.sizes.ranks) > 1:
-        # Once a step and behind what is computed, so apart from what context ranks send inside layers, though these may be the same ranks.
+        # Once a step and overlapped, so separate from messages of context ranks inside of layers, though these may be the same ranks.
         axis = "replicate x context" if strategy.sizes.context > 1 else "replicate"
         told[axis] = (ranks, 1), 2 * held(module.trained().values()) * (ranks - 1) // ranks
     return {name: place for name, (place, _) in told.items()}, {name: amount for name, (_, amount) in told.items()}
@@ -196,9 +198,10 @@ def named(strategy: Any, tally: CostCounter, module: TrainingModule) -> tuple[di
 
 @contextmanager
 def gpu_casts() -> Iterator[None]:
-    """What autocast computes in float32 on a GPU, and leaves in half precision on a CPU (torch's docs, "Automatic Mixed Precision").
+    """A context in which functions that autocast computes in float32 on a GPU but not on a CPU do so (torch's docs, "Automatic Mixed
+    Precision").
 
-    The functions themselves are changed: a mode of torch's would not be there in a backward, where blocks are computed again.
+    The functions themselves are replaced, because a torch mode is not active in a backward, where blocks are recomputed.
     """
     plain = {(home, name): getattr(home, name) for home, names in _WIDE for name in names}
 
@@ -226,7 +229,8 @@ _WIDE = (
 
 
 class _FirstShard(TorchFunctionMode):
-    """Cuts a weight for the first rank only: FSDP cuts each into all ranks' shards, minutes of work for a thousand, and keeps its own."""
+    """Cuts only the first rank's shard of a weight: FSDP cuts those of all ranks and keeps one, which takes minutes for a thousand
+    ranks."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not torch.chunk:
@@ -238,7 +242,7 @@ class _FirstShard(TorchFunctionMode):
 
 
 def faked(value: Any, fake: FakeTensorMode) -> Any:
-    """Shapes alone; where segments end stays known to the host."""
+    """The value with fake tensors; segments' ends stay known to the host."""
     if isinstance(value, Tensor):
         return fake.from_tensor(value)
     if isinstance(value, Segments):
@@ -249,7 +253,7 @@ def faked(value: Any, fake: FakeTensorMode) -> Any:
 
 
 def held(tensors: Iterable[Tensor]) -> int:
-    """Bytes that this rank holds of tensors, sharded or not."""
+    """Bytes of this rank's part of tensors, sharded or not."""
     local = [value.to_local() if isinstance(value, DTensor) else value for value in tensors]
     return sum(value.numel() * value.element_size() for value in local)
 
@@ -259,12 +263,12 @@ def gradients(module: TrainingModule) -> list[Tensor]:
 
 
 def averages(module: TrainingModule) -> list[Tensor]:
-    """Of every profile that is kept: `ema=post_hoc` has several."""
+    """The averaged weights of all profiles; `ema=post_hoc` keeps several."""
     return [value for kept in module.average.kinds().values() for value in kept.values()]
 
 
 def moments(module: TrainingModule) -> list[Tensor]:
-    """What the optimisers remember of each parameter."""
+    """The optimiser states of all parameters."""
     return [item for stepper in module.steppers for slots in stepper.state.values() for item in slots.values() if isinstance(item, Tensor)]
 
 

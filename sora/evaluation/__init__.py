@@ -1,1 +1,1 @@
-"""What `sora evaluate` is made of: generating for prompts, extracting features, measuring clips, all shared over ranks and resumable."""
+"""The parts of `sora evaluate`: generating clips for prompts, extracting features, computing metrics; shared over ranks and resumable."""

@@ -1,4 +1,4 @@
-"""What every evaluation works with: the bench of one command, and the real side that clips are compared with."""
+"""What all evaluations share: the settings of one command (`Bench`), and the real clips' features (`RealSet`)."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from sora.evaluation.videos.clips import Clips
     from sora.system.work_sharing import Share
 
-MOST_NAMED = 5  # clips that a message names
+MOST_NAMED = 5  # names of clips in a message
 
 
 @dataclass(frozen=True)
 class RealSet:
-    """The real side's features (n, d), the shapes of their clips, and what a protocol says of it. Features have no columns where no word
-    asks for the extractor's."""
+    """The real clips' features (n, d), the shapes of the clips, and their description in the protocol. d is 0 if no word of `metrics=`
+    reads the extractor's features."""
 
     features: Tensor
     shapes: Shapes
     dataset: Mapping[str, Any]
     clips: Mapping[str, Any]
-    clips_taken: Clips | None = None  # themselves; None where a file stands for them
-    moving: Mapping[str, Tensor] = field(default_factory=dict)  # their features of motion, where a file has them
+    clips_taken: Clips | None = None  # the clips themselves; None if a file of statistics replaces them
+    moving: Mapping[str, Tensor] = field(default_factory=dict)  # their motion features, if a file has them
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every evaluation works with."""
+    """The extractor, the words of `metrics=` and the paths of one evaluation."""
 
     extractor: Extractor
     words: Sequence[str]
@@ -51,31 +51,31 @@ class Bench:
 
     @property
     def compares(self) -> bool:
-        """Whether two sets are compared."""
+        """Whether any word compares two sets of clips."""
         return self.distances or CONTINUATION in self.words
 
     @property
     def distances(self) -> bool:
-        """Whether by a distance of their distributions, which takes clips of one kind."""
+        """Whether any word is a distance between distributions, which needs clips of one kind."""
         return self.extracts or any(word in MOTION for word in self.words)
 
     @property
     def reads_extractor(self) -> bool:
-        """Whether any figure depends on the extractor that the command chose."""
+        """Whether any metric reads the extractor that the command chose."""
         return any(reads_extractor(word, self.extractor.network) for word in self.words)
 
     @property
     def extracts(self) -> bool:
-        """Whether by features of the extractor that the command chose, or by those of motion alone."""
+        """Whether any distance reads the features of the extractor that the command chose, and not only motion features."""
         return any(word in DISTANCES for word in self.words)
 
 
 def named(names: Sequence[str]) -> str:
-    """How many clips, and which, of many the first."""
+    """The number of clips and their names; of many, the first names."""
     told = ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
     return f"{counted(len(names), 'clip')} ({told})"
 
 
 def bar(share: Share, what: str, unit: str = "clip") -> Any:
-    """A progress bar on the first process, silence on the others."""
+    """A progress bar on the first process, nothing on the others."""
     return progress_bar(what, unit) if share.first else nullcontext(lambda done, total: None)

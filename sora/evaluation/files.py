@@ -1,4 +1,4 @@
-"""Scoring videos from anywhere against real ones: two folders, or a folder and a dataset; no network of ours is needed."""
+"""Scores videos from any source against real ones: two folders, or a folder and a dataset; none of sora's networks is needed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from sora.system.work_sharing import Share
 
 LOSSLESS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "qtrle")
-FOR_THE_PAGE = 24  # clips written to look at, unless keep= says how many
-IMAGE = "image/"  # begins the codecs of images
-EXACT_PIXELS = ("gbrp", "rgb24")  # of codecs that may be either; this program's own lossless files are h264 in them
+FOR_THE_PAGE = 24  # clips written for the report unless keep= sets a number
+IMAGE = "image/"  # prefix of the codecs of images
+EXACT_PIXELS = ("gbrp", "rgb24")  # pixel formats of lossless video, for codecs that may be lossy
 
 
 def evaluate_files(settings: EvaluationSettings, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Take clips of both sides by their policies, and score the ones against the others."""
+    """Take clips from both sides by their policies, and score the generated ones against the real ones."""
     from sora.evaluation.videos.clips import refuse_mixed, take
     from sora.evaluation.videos.sets import EVALUATION
     from sora.system import files as storage
@@ -47,7 +47,7 @@ def evaluate_files(settings: EvaluationSettings, share: Share, preset: Mapping[s
     scoring.setting_of(settings)
     scoring.check_places(settings, output)
     network = scoring.network_of(settings, words)
-    videos = opened(scored, settings, share)  # before anything is written into the folder that is scored
+    videos = opened(scored, settings, share)  # before anything is written to the scored folder
     bench = scoring.bench_of(settings, words, share, output=output, home=output, network=network)
     if share.first:
         storage.write_text(
@@ -93,7 +93,7 @@ def evaluate_files(settings: EvaluationSettings, share: Share, preset: Mapping[s
 
 
 def words_of(settings: EvaluationSettings, share: Share) -> tuple[str, ...]:
-    """The words of `metrics=`, as far as a file of statistics that stands alone has what they need."""
+    """The words of `metrics=`; without real videos, those that the file of statistics has features for."""
     alone = standing_alone(settings)
     words = chosen(settings.metrics, usual=USUAL["videos"], known=KNOWN["videos"], scored="videos")
     if alone is not None:
@@ -104,7 +104,7 @@ def words_of(settings: EvaluationSettings, share: Share) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Against:
-    """What came of comparing with real clips. rows: of each clip that is scored, or none; about: of a protocol's measures."""
+    """The result of comparing with real clips. rows: of scored clips, if any. about: what the protocol records of continuations."""
 
     real: RealSet | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Against:
 
 
 def compared_with(bench: Bench, settings: EvaluationSettings, real: Clips | None, clips: Clips) -> Against:
-    """Distances to the real clips, or to a file of statistics that stands for them, and continuations beside their futures."""
+    """The distances to the real clips or to the file of statistics, and the comparison of continuations with the real futures."""
     theirs = scoring.real_set(bench, real)
     if real is None:
         check_statistics(settings, bench, theirs, clips)
@@ -127,14 +127,14 @@ def compared_with(bench: Bench, settings: EvaluationSettings, real: Clips | None
 
 
 def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
-    """The first clips as browsers play them, to look at."""
+    """Write the first clips as browsers can play them; return their paths."""
     from sora.evaluation.videos.clips import written
 
     return written(folder, clips, range(min(count, len(clips))))
 
 
 def beside(output: Path, real: Clips, count: int) -> list[dict[str, Any]]:
-    """Real clips to look at beside others, spread over all: their files within the output, what they are called and their shapes."""
+    """Write real clips, spread over all, for the report; return their paths relative to the output, with their names and shapes."""
     from sora.evaluation.videos.clips import size_of, spread, written
 
     numbers = sorted(spread(len(real))[:count])
@@ -144,7 +144,7 @@ def beside(output: Path, real: Clips, count: int) -> list[dict[str, Any]]:
 
 
 def policy_of(settings: EvaluationSettings, side: str) -> ClipPolicy:
-    """Of `real` or `generated`."""
+    """The clip policy of a side, "real" or "generated"."""
     from sora.evaluation.sides import check_windows
     from sora.evaluation.videos.clips import ClipPolicy
 
@@ -154,7 +154,7 @@ def policy_of(settings: EvaluationSettings, side: str) -> ClipPolicy:
 
 
 def real_folder(settings: EvaluationSettings) -> Path:
-    """The one place that `data=` names. Raises ValueError for none or several."""
+    """The single folder that `data=` names. Raises ValueError for none or several."""
     given = list(settings.data or ())
     if len(given) != 1:
         if given:
@@ -168,7 +168,7 @@ def real_folder(settings: EvaluationSettings) -> Path:
 
 
 def opened(folder: Path, settings: EvaluationSettings, share: Share) -> DatasetVideos | FolderVideos:
-    """The videos of a folder or a dataset; what of it is none of them is said."""
+    """The videos of a folder or a dataset; other files in it are reported."""
     from sora.evaluation.videos.sets import open_videos
 
     videos = open_videos(folder, split=settings.split, caption=settings.caption)
@@ -177,13 +177,13 @@ def opened(folder: Path, settings: EvaluationSettings, share: Share) -> DatasetV
 
 
 def standing_alone(settings: EvaluationSettings) -> Path | None:
-    """The file of statistics that stands for the real videos; None where those are named, or no file is there yet."""
+    """The file of statistics that replaces the real videos; None if these are given, or the file does not exist yet."""
     file = None if settings.statistics is None else Path(settings.statistics)
     return file if settings.data is None and file is not None and file.is_file() else None
 
 
 def real_clips(settings: EvaluationSettings, share: Share) -> Clips | None:
-    """Of `data=`; None where only their statistics are given."""
+    """The clips of `data=`; None if only a file of statistics is given."""
     from sora.evaluation.videos.clips import take
 
     if standing_alone(settings) is not None:
@@ -196,11 +196,11 @@ def real_clips(settings: EvaluationSettings, share: Share) -> Clips | None:
 
 
 def check_statistics(settings: EvaluationSettings, bench: Bench, real: RealSet, clips: Clips) -> None:
-    """Raise ValueError unless the clips of a file of statistics are of one kind with those that are scored."""
+    """Raise ValueError unless the clips of a file of statistics and the scored clips are of one kind."""
     from sora.evaluation.measures.extraction import shapes_of
 
     ours, rates = set(shapes_of(clips, bench.extractor.setting)), clips.about()["rates"]
-    moves = any(frames > 1 for frames, _, _ in ours)  # a single frame has no rate
+    moves = any(frames > 1 for frames, _, _ in ours)  # a single frame has no frame rate
     if ours != set(real.shapes) or (same_rates(settings) and moves and rates != real.clips["rates"]):
         raise ValueError(
             f"statistics={settings.statistics} holds (frames, height, width) {sorted(set(real.shapes))} at {real.clips['rates']} fps, "
@@ -209,25 +209,25 @@ def check_statistics(settings: EvaluationSettings, bench: Bench, real: RealSet, 
 
 
 def same_rates(settings: EvaluationSettings) -> bool:
-    """Whether rates must agree. Raises ValueError for a word that says neither."""
+    """Whether frame rates must agree. Raises ValueError for a word that is neither value of `rates=`."""
     if settings.rates not in ("same", "any"):
         raise ValueError(f"rates={settings.rates}: same (clips of other rates are refused) or any (they are scored together, as files are)")
     return settings.rates == "same"
 
 
 def lossy(codecs: list[str]) -> list[str]:
-    """Those that do not give back what was put in."""
+    """The codecs among these that are lossy."""
     found = []
     for codec in codecs:
         name, _, pixels = codec.removeprefix(IMAGE).rpartition("/")
-        # An image's pixels are told as they are decoded, which says nothing of how they were kept.
+        # An image's pixel format is that of its decoder, which does not show how the file stores it.
         if not name.startswith(LOSSLESS) and (codec.startswith(IMAGE) or pixels not in EXACT_PIXELS):
             found.append(codec)
     return found
 
 
 def protocol_of(settings: EvaluationSettings, bench: Any, real: Any, clips: Clips, about: Mapping[str, Any]) -> Any:
-    """All that the scores depend on beside the videos that are scored: not on their fingerprint, which is the subject."""
+    """The protocol: all that the scores depend on except the scored videos, which are the subject."""
     from sora.metrics.extractors.features import describe
     from sora.metrics.protocol import Protocol
 

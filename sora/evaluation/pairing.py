@@ -1,4 +1,4 @@
-"""The scores of single clips in `scores.json`, told apart by what each clip is: so that two files can be set side by side clip by clip."""
+"""The scores of single clips in `scores.json`, keyed by the clip, so that two files can be compared clip by clip."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from sora.evaluation.words import CONTINUATION, NEEDS
 
-# Fields of a protocol that make the clips of two files the same ones.
+# Protocol fields that must be equal for the clips of two files to be the same.
 OF_ORIGINALS = ("dataset", "real", "generated", "pixels", "measures")
 OF_PROMPTS = ("prompts", "generated", "pixels", "seed")
-VAE = "_vae_"  # between a dataset's name and a figure's
-NO_SCORES = ("dataset", "key", "frames", "height", "width", "file", "videos", "exact_frames")  # of a reconstruction's row
+VAE = "_vae_"  # between the names of a dataset and of a figure
+NO_SCORES = ("dataset", "key", "frames", "height", "width", "file", "videos", "exact_frames")  # fields of a row that are no scores
 
 Clip = tuple[Any, ...]
 
@@ -21,15 +21,16 @@ OF_FUTURES = ("dataset", "real", "pixels", "measures")
 
 
 def alike(name: str) -> tuple[str, ...]:
-    """The fields in which two protocols must agree for a figure to be compared clip by clip: those of originals for a VAE's, the encoder's
-    for one that is named by it."""
+    """The protocol fields that must agree for a figure to be compared clip by clip: those of originals for a VAE's figures, those of
+    futures for continuations, else those of prompts, and the extractor for figures that name it."""
     if name.startswith(f"{CONTINUATION}_"):
         return OF_FUTURES
     return OF_ORIGINALS if VAE in name else (*OF_PROMPTS, *(("extractor",) if "/" in name else ()))
 
 
 def of_clips(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[Clip, float]]:
-    """For each figure that is a mean over clips, the clips' own values: verdicts are 0 or 1. Clips without a prompt or a key have none."""
+    """The values of single clips (0 or 1 for verdicts) for each figure that is a mean over clips. Clips without a prompt or key are
+    skipped."""
     found: dict[str, dict[Clip, float]] = {}
     seen: Counter[Clip] = Counter()
     for row in rows:
@@ -40,7 +41,7 @@ def of_clips(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[Clip, float]]:
         clip, values = _reconstructed(row) if "key" in row else _prompted(row)
         if None in clip:
             continue
-        seen[clip] += 1  # a prompt may be asked for several times, with other noise each time
+        seen[clip] += 1  # a prompt may occur several times, each with other noise
         for name, value in values.items():
             found.setdefault(name, {})[*clip, seen[clip]] = float(value)
     return found

@@ -1,6 +1,6 @@
-"""Which keys of `sora evaluate` count for what is scored and measured; one that was said and counts for nothing is refused before any work.
+"""Which keys of `sora evaluate` affect the scores; a key that was given and has no effect is refused before any work.
 
-The tables are what the code reads; tests change every key that they leave out and find the same figures.
+The tables list what the code reads; tests change every other key and expect the same scores.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from sora.evaluation.settings import EvaluationSettings
 
 ALWAYS = ("checkpoint", "metrics", "output", "device", "page", "seed", "launcher", "preset", "departs")
-SORTED = ("split", "caption")  # of datasets that sora made, whose clips have splits, and captions of kinds
-SIZED = ("kernel", "crop", "quantise")  # of clips that are brought to a size
+SORTED = ("split", "caption")  # only datasets of sora have splits and kinds of captions
+SIZED = ("kernel", "crop", "quantise")  # only read if clips are resized
 OF_KIND = {
     "videos": ("n", "generated", "keep", *SORTED),
     "diffusion": ("data", "step", "ema", "budget", *SORTED),
     "vae": ("data", "step", "ema", "n", "real", "generated", "keep", "split"),
 }
-# Of a run's clips, for all words but loss.
+# Keys that any word but loss reads of a diffusion run.
 MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "negative", "uncaptioned", "generated", "vbench", "keep")
 COMPARING = ("data", "real", "extractor", "size", *SIZED, "trajectories", "rates", "statistics", "cache")
 FRECHET = ("ddof", "bootstrap", "permutations")
-PICTURES = ("size", "kernel", "crop")  # of what measures single clips, whose values are always rounded
-NEEDED = {"extractor": "extractor", "prompt": "uncaptioned"}  # the keys behind what a measure looks at
+PICTURES = ("size", "kernel", "crop")  # for words that measure single clips, whose values are always rounded
+NEEDED = {"extractor": "extractor", "prompt": "uncaptioned"}  # the key behind each need of a word
 OF_WORD = {
     "loss": ("loss",),
     "continuation": ("continuation", "data", "real", "bootstrap", *PICTURES),
@@ -45,20 +45,20 @@ NAMED = {"videos": "videos", "diffusion": "a run", "vae": "a VAE"}
 
 
 def refuse_unread(settings: EvaluationSettings, said: Mapping[str, Any], *, kind: str) -> None:
-    """Raise ValueError for a key that the command line names and that nothing reads, unless it asks for none, and for a word of `metrics=`
-    that does not fit what is scored. said: the keys with their values. kind: as `kind_of` says."""
+    """Raise ValueError for a key on the command line that nothing reads, unless it is null or 0, and for a word of `metrics=` that does not
+    fit what is scored. said: the given keys with their values. kind: see `kind_of`."""
     words = chosen(settings.metrics, usual=USUAL[kind], known=KNOWN[kind], scored=NAMED[kind])
     counts = read(settings, words, kind=kind)
     for key, value in said.items():
         if (top := key.partition(".")[0]) not in counts:
             if value is None or (value == 0 and not isinstance(value, bool)):
-                continue  # none of it is asked for
+                continue  # null or 0 asks for nothing
             told = key if isinstance(value, Mapping | Sequence) and not isinstance(value, str) else f"{key}={value}"
             raise ValueError(f"{told} has no effect here: {_why(settings, top, words, kind)}; leave it out")
 
 
 def read(settings: EvaluationSettings, words: Sequence[str], *, kind: str) -> set[str]:
-    """The keys that count, by their first names."""
+    """The keys that affect the scores, without the part after the first dot."""
     from sora.vae.artefact import CARD
 
     found = {*ALWAYS, *OF_KIND[kind], *(key for word in words for key in OF_WORD.get(word, ()))}
@@ -82,7 +82,7 @@ def read(settings: EvaluationSettings, words: Sequence[str], *, kind: str) -> se
 
 
 def _datasets(settings: EvaluationSettings, kind: str) -> bool:
-    """Whether anything that clips are taken of is a dataset that sora made."""
+    """Whether any source of clips is a dataset of sora."""
     return any(
         (Path(folder) / "dataset.json").is_file()
         for folder in [*(settings.data or ()), *([settings.checkpoint] if kind == "videos" else [])]
@@ -90,7 +90,7 @@ def _datasets(settings: EvaluationSettings, kind: str) -> bool:
 
 
 def _why(settings: EvaluationSettings, key: str, words: Collection[str], kind: str) -> str:
-    """Who would read a key that is not read."""
+    """Which setting would read a key that is not read now, for the message."""
     measured = f"metrics=[{','.join(words)}] of {NAMED[kind]}"
     if key in SIZED and settings.size is None:
         return "it says how clips are brought to a size, and size= is null"
@@ -110,19 +110,18 @@ def _why(settings: EvaluationSettings, key: str, words: Collection[str], kind: s
 
 
 def _named(word: str, kind: str) -> str:
-    """A word of `metrics=`, with what it is of where that is not what is scored."""
+    """A word of `metrics=`, with its kind where that is not the scored one."""
     if word in KNOWN[kind]:
         return f"metrics=[{word}]"
     return f"metrics=[{word}] of {NAMED[next(other for other, known in KNOWN.items() if word in known)]}"
 
 
-# ---- the real side, where a file stands for it
+# ---- a file of statistics in place of the real videos
 
 
 def refuse_other_statistics(settings: EvaluationSettings, said: Collection[str], preset: str | None) -> None:
-    """Raise ValueError unless a file of statistics that stands alone is of clips taken as `real` says, where a preset or the command line
-    says it; each field is named. The seed of random draws is not in the file.
-    """
+    """Raise ValueError, naming the fields, unless the clips of a file of statistics were taken by the policy `real`, as far as a preset or
+    the command line sets it. The seed of random choices is not in the file, and is not checked."""
     from sora.metrics.feature_sets import read_features
 
     if settings.data is not None or settings.statistics is None or not Path(settings.statistics).is_file():
@@ -130,7 +129,7 @@ def refuse_other_statistics(settings: EvaluationSettings, said: Collection[str],
     found = read_features(Path(settings.statistics)).protocol
     taken, dataset = found.get("real"), found.get("dataset")
     if not isinstance(taken, dict) or not isinstance(dataset, dict):
-        return  # of something else, which is told where it is read
+        return  # statistics of something else; reported where the file is read
     named = [key.partition(".")[2] for key in said if key.partition(".")[0] == "real"]
     real = vars(settings.real)
     keys = list(real) if preset is not None or "" in named else [key for key in real if key in named]
@@ -148,14 +147,14 @@ def refuse_other_statistics(settings: EvaluationSettings, said: Collection[str],
 
 
 def _same(key: str, settings: EvaluationSettings, taken: dict[str, Any], dataset: dict[str, Any]) -> bool:
-    """Whether a field of a file is what is asked for. All real videos (n=null) are as many as there were, but for those left out."""
+    """Whether a field in the file is as asked. n=null means all videos, so it must equal their number, unless short ones were left out."""
     wanted = getattr(settings.real, key)
     if key == "windows" and key not in taken:
-        return wanted == 1  # a file of before, when a video had one
+        return wanted == 1  # an older file: one window for each video
     if key == "n" and wanted is None:
         return taken.get("n") == dataset.get("clips") or taken.get("short") == "leave_out"
     if key == "choose" and taken.get("n") == dataset.get("clips"):
-        return True  # which videos, where all are taken
+        return True  # the choice has no effect if all videos are taken
     return key in taken and taken[key] == wanted
 
 

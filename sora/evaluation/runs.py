@@ -1,4 +1,4 @@
-"""Scoring a diffusion run: generate for prompts, then everything that can be measured of the clips."""
+"""Scores a diffusion run: generates clips for prompts and computes all metrics of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ USUAL_N = 128
 
 
 def evaluate_diffusion(settings: EvaluationSettings, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Generate for held-out prompts, and score adherence, quality and distribution distances."""
+    """Generate clips for held-out prompts, and compute adherence, quality and distances between distributions."""
     from sora.assembly.generation import described
     from sora.assembly.load import load_diffusion
     from sora.evaluation.files import opened, real_folder
@@ -60,7 +60,7 @@ def evaluate_diffusion(settings: EvaluationSettings, share: Share, preset: Mappi
     check_written(settings, requests, output)
     if "remembered" in of_run:
         check_training(loaded, settings)
-    # Before hours of generating: all that the clips are compared with, and what needs none.
+    # Before hours of generating: everything that the clips are compared with, and metrics that need no clips.
     kinds = [(frames_of(item.frames, clip), item.height, item.width) for item in targets]
     originals = alike(videos, kinds, geometry, settings) if bench.compares else None
     real = scoring.real_set(bench, originals) if originals is not None else None
@@ -89,12 +89,12 @@ def evaluate_diffusion(settings: EvaluationSettings, share: Share, preset: Mappi
     kept = keep(output, made, clips, settings, described(loaded, how))
     protocol = protocol_of(settings, bench, real, clips, videos, prompts_protocol(targets), how.about)
     written = scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
-    export_for_vbench(made, settings)  # last, so that the scores are there whatever becomes of it
+    export_for_vbench(made, settings)  # last, so that a failure does not lose the scores
     return written
 
 
 def export_for_vbench(made: MadeVideos, settings: EvaluationSettings) -> None:
-    """Write the clips into the folder of `vbench=`, where there is one."""
+    """Write the clips to the folder of `vbench=`, if it is set."""
     if settings.vbench is not None:
         from sora.evaluation.videos.generating import export
 
@@ -102,7 +102,7 @@ def export_for_vbench(made: MadeVideos, settings: EvaluationSettings) -> None:
 
 
 def seen_beside(bench: scoring.Bench, originals: Clips, cautions: list[str], *, page: bool) -> dict[str, Any]:
-    """What is told beside the figures: what to beware of, and real clips to look at."""
+    """The cautions and the real clips that the report shows beside the figures."""
     from sora.evaluation.files import FOR_THE_PAGE, beside
 
     told: dict[str, Any] = {"cautions": cautions}
@@ -112,7 +112,7 @@ def seen_beside(bench: scoring.Bench, originals: Clips, cautions: list[str], *, 
 def targets_of(
     videos: DatasetVideos | FolderVideos, geometry: Geometry, settings: EvaluationSettings, share: Share
 ) -> tuple[list[Target], list[str]]:
-    """What is to be generated, and the names of the clips without a caption, which it tells."""
+    """The clips to generate, and the names of the clips without a caption, which are printed."""
     from sora.evaluation.videos.targets import plan_targets
 
     n, asked = USUAL_N if settings.n is None else settings.n, {"split": settings.split, "caption": settings.caption, "seed": settings.seed}
@@ -123,7 +123,7 @@ def targets_of(
 
 
 def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, settings: EvaluationSettings, share: Share) -> list[Request]:
-    """What is generated for the targets; says which of their words no encoder reads."""
+    """The requests for the targets; prints which of their words the text encoder does not read."""
     from sora.assembly.load import fill_of
     from sora.evaluation.videos.targets import to_request
     from sora.generation.prompts import negative_of, with_cuts
@@ -138,7 +138,7 @@ def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, settings: Ev
 
 
 def policy_of_generated(settings: EvaluationSettings) -> Side:
-    """Of `generated`: its frames and stride. Raises ValueError for the keys that say which of more frames or videos there are to take."""
+    """The frames and stride of the side `generated`. Raises ValueError for its keys that choose among more frames or videos."""
     clip = settings.generated
     for key, only in (("windows", 1), ("start", "first"), ("short", "refuse"), ("choose", "first")):
         if (said := getattr(clip, key)) != only:
@@ -152,7 +152,7 @@ def policy_of_generated(settings: EvaluationSettings) -> Side:
 
 
 def check_written(settings: EvaluationSettings, requests: Sequence[Request], output: Path) -> None:
-    """Refuse, before any work, clips that cannot be written beside the scores, or where VBench would look for them."""
+    """Raise ValueError, before any work, for clips that cannot be written beside the scores, or to where VBench looks for them."""
     from sora.evaluation.videos.generating import check_vbench
     from sora.generation.samples import check_place, check_videos
 
@@ -163,12 +163,12 @@ def check_written(settings: EvaluationSettings, requests: Sequence[Request], out
 
 
 def kept_of(settings: EvaluationSettings, requests: Sequence[Request]) -> Sequence[Request]:
-    """Those of the clips that are written to look at: the first `keep`, or all."""
+    """The requests whose clips are written for the report: the first `keep`, or all."""
     return requests if settings.keep is None else requests[: settings.keep]
 
 
 def parted(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words of what is measured of videos, and of the run. Raises ValueError for one that needs distances, where there are none."""
+    """Split words into those that measure videos and those that measure the run. Raises ValueError if one lacks a distance it needs."""
     videos, run = (tuple(word for word in words if (word in OF_RUNS) is there) for there in (False, True))
     if "remembered" in run and not any(word in DISTANCES for word in videos):
         raise ValueError("metrics=[remembered]: features of real clips are compared, too; add a distance: metrics=[frechet,remembered]")
@@ -178,29 +178,29 @@ def parted(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def generated(
     loaded: LoadedDiffusion, how: Sampling, requests: Sequence[Request], *, device: str, output: Path, share: Share
 ) -> MadeVideos:
-    """The clips of the requests, as far as they are not there yet."""
+    """The clips of the requests; only those that do not exist yet are generated."""
     from sora.assembly.generation import described, generator_of
     from sora.evaluation.videos.generating import generate
     from sora.system.devices import choose_device
 
     generator = generator_of(loaded, how, choose_device(device))
     about = {key: value for key, value in described(loaded, how).items() if key != "trained_by"}
-    about["checkpoint"] = {key: value for key, value in about["checkpoint"].items() if key != "run"}  # a run may be moved
+    about["checkpoint"] = {key: value for key, value in about["checkpoint"].items() if key != "run"}  # a run may move
     about |= {"device": str(generator.device), "budget": how.budget}
     with bar(share, f"generating {counted(len(requests), 'clip')}", "step") as progress:
         return generate(generator, requests, folder=output / "generated", about=about, share=share, progress=progress)
 
 
 def frames_of(frames: int, clip: Side) -> int:
-    """How many frames are scored of a clip that was generated with so many."""
+    """The number of scored frames of a clip that was generated with `frames`."""
     return clip.frames or 1 + (frames - 1) // clip.stride
 
 
 def alike(
     videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, int, int]], geometry: Geometry, settings: EvaluationSettings
 ) -> Clips:
-    """The real clips of the (frames, height, width) that are generated: both sides draw from one mixture then. They are cut to what the
-    network makes, as the clips that a run trains on are; `size=` brings whole frames to one size instead."""
+    """The real clips of the sizes (frames, height, width) that are generated, so that both sides have the same mixture. They are cropped to
+    sizes that the network makes, as training clips are; with `size=`, whole frames are resized instead."""
     from sora.evaluation.files import policy_of
     from sora.evaluation.videos.clips import fitted, only, take
 
@@ -218,7 +218,7 @@ def alike(
 def protocol_of(
     settings: EvaluationSettings, bench: Any, real: Any, clips: Clips, videos: Any, prompts: dict[str, Any], how: Mapping[str, Any]
 ) -> Any:
-    """All that the scores depend on beside the run."""
+    """The protocol: all that the scores depend on except the run."""
     from sora.generation.prompts import negative_of
     from sora.metrics.extractors.features import describe
     from sora.metrics.protocol import Protocol
@@ -236,7 +236,7 @@ def protocol_of(
         sampling={
             **{key: value for key, value in how.items() if key != "stretch"},
             "seed": settings.seed,
-            **({"negative": negative} if (negative := negative_of(settings.negative)) else {}),  # protocols of before have none
+            **({"negative": negative} if (negative := negative_of(settings.negative)) else {}),  # older protocols lack the key
         },
         measures={**loss, **conventions(bench.words), **measures_protocol(bench.words)} or None,
         seed=settings.seed,
@@ -244,7 +244,7 @@ def protocol_of(
 
 
 def keep(output: Path, made: MadeVideos, clips: Clips, settings: EvaluationSettings, making: Mapping[str, Any]) -> list[str]:
-    """Write the first clips as `sora sample` does, to look at; their paths, relative to the output."""
+    """Write the first clips as `sora sample` does, for the report; return their paths relative to the output."""
     import torch
 
     from sora.generation.samples import write_samples

@@ -1,4 +1,4 @@
-"""Two sides and what is measured between them: the distances of their distributions, the scores of single clips, and the file of both."""
+"""Compares two sets of clips: distances between their distributions, scores of single clips, and the file of both."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SWITCHES = ("crop", "quantise", "page")
 
 
 def setting_of(settings: EvaluationSettings) -> Setting:
-    """How clips are scored. Raises ValueError for a size that is none."""
+    """How clips are scored. Raises ValueError for an invalid size."""
     from sora.evaluation.measures.extraction import Setting
 
     size = size_asked(settings.size)
@@ -48,8 +48,8 @@ def setting_of(settings: EvaluationSettings) -> Setting:
 
 
 def size_asked(said: Any) -> tuple[int, int] | None:
-    """(height, width) of `size=`: one side of a square, or WIDTHxHEIGHT as everywhere; None leaves sizes as they are. A list of two
-    different sides is refused, since nobody sees which of them is the width."""
+    """The (height, width) of `size=`: one number for a square, or WIDTHxHEIGHT; None keeps sizes. A list of two different numbers is
+    refused, because it does not show which is the width."""
     from sora.generation.samples import LARGEST
     from sora.patches.geometry import PIXELS
 
@@ -69,7 +69,7 @@ def size_asked(said: Any) -> tuple[int, int] | None:
 
 
 def check_settings(settings: EvaluationSettings) -> None:
-    """Refuse, before any work, settings that no distance can be measured with."""
+    """Raise ValueError, before any work, for settings that no distance can be measured with."""
     from sora.metrics.distribution.permutation import LEAST_PERMUTATIONS
     from sora.metrics.distribution.resampling import LEAST_REPEATS
     from sora.metrics.extractors.pixels import KERNELS
@@ -99,7 +99,7 @@ def check_settings(settings: EvaluationSettings) -> None:
 
 
 def check_places(settings: EvaluationSettings, output: Path) -> None:
-    """Refuse, before any work, places that nothing can be written to: a file where a folder is to be, or the other way round."""
+    """Raise ValueError, before any work, for paths that cannot be written: a file in place of a folder, or the reverse."""
     from sora.generation.samples import check_place
 
     check_place(output, key="output")
@@ -110,7 +110,7 @@ def check_places(settings: EvaluationSettings, output: Path) -> None:
 
 
 def check_sets(bench: Bench, n: int, *, sets: int) -> None:
-    """Raise ValueError where n clips do not fall into `sets` of one size, of as many clips each as the words take."""
+    """Raise ValueError unless n clips divide into `sets` sets of one size, each with enough clips for the words."""
     neighbours = bench.extractor.setting.neighbours
     if "precision" in bench.words and n // sets <= neighbours:
         raise ValueError(f"metrics=[precision]: neighbours={neighbours} needs more clips than {n // sets}; take more, or set it lower")
@@ -119,7 +119,7 @@ def check_sets(bench: Bench, n: int, *, sets: int) -> None:
 
 
 def network_of(settings: EvaluationSettings, words: Sequence[str]) -> VideoFeatures:
-    """The extractor, tried where one of the words needs it: missing or wrong weights are told before any video is read."""
+    """The extractor. It is tried if a word needs it, so that missing or wrong weights are reported before any video is read."""
     from sora.evaluation.measures.clips import check_extractor
     from sora.evaluation.measures.extraction import tried
     from sora.system.devices import choose_device
@@ -134,8 +134,8 @@ def network_of(settings: EvaluationSettings, words: Sequence[str]) -> VideoFeatu
 def bench_of(
     settings: EvaluationSettings, words: Sequence[str], share: Share, *, output: Path, home: Path, network: VideoFeatures | None = None
 ) -> Bench:
-    """home: where features are kept, unless the settings name a folder. network: what `network_of` gave, where it was asked before.
-    Clears what killed evaluations left half-written."""
+    """The bench of an evaluation; removes what killed evaluations left half-written. home: where features are cached, unless the settings
+    name a folder. network: from an earlier call of `network_of`, if any."""
     from sora.evaluation.measures.extraction import Extractor
     from sora.system.devices import choose_device
 
@@ -153,8 +153,8 @@ def bench_of(
 
 
 def real_set(bench: Bench, real: Clips | None) -> RealSet:
-    """Features of the real clips; or of `statistics=FILE`, which must agree with the clips where they are given. Written there if it is not
-    there yet."""
+    """The features of the real clips, or of `statistics=FILE`, which must agree with the clips if both are given. A file that does not
+    exist yet is written."""
     from sora.evaluation.measures.extraction import shapes_of
     from sora.metrics.extractors.features import describe
     from sora.metrics.feature_sets import load_features, read_features, save_features
@@ -165,12 +165,12 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
         found = read_features(bench.statistics)
         if not {"dataset", "real", "scored"} <= set(found.protocol):
             raise ValueError(f"statistics={bench.statistics} does not say of which clips it is; let sora evaluate data=… write one")
-        load_features(bench.statistics, {**found.protocol, **about})  # names what differs of the extractor or the pixels
+        load_features(bench.statistics, {**found.protocol, **about})  # raises if the extractor or the pixels differ
         if found.features.shape[1] != bench.extractor.network.dimension:
             wanted = f"{bench.extractor.network.name} has {bench.extractor.network.dimension}"
             raise ValueError(f"statistics={bench.statistics} holds features of {found.features.shape[1]} numbers, and {wanted}")
         shape, clips = found.protocol["scored"], found.protocol["real"]
-        if "taken" not in clips:  # a file of before: what it holds stands for which clips they are
+        if "taken" not in clips:  # an older file: its features identify the clips
             clips = {**clips, "taken": f"not recorded; features {found.sha256}"}
             bench.share.say(f"statistics={bench.statistics} is of an earlier version and says not which clips it is of")
         return RealSet(found.features, [tuple(shape)] * len(found.features), found.protocol["dataset"], clips, None, found.more)
@@ -198,8 +198,8 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
 
 
 def compared(bench: Bench, real: RealSet, fake: Clips, *, pairs: bool = False) -> tuple[dict[str, float], list[dict[str, Any]], list[str]]:
-    """The figures that the words ask for, the rows of single shapes, and what to beware of. Every process extracts; the first computes.
-    pairs: what is scored are the real clips themselves, reconstructed."""
+    """The figures of the words, the rows of single shapes, and the cautions. Every process extracts features; the first computes the
+    figures. pairs: the scored clips are reconstructions of the real ones."""
     from sora.evaluation.measures import motion
     from sora.metrics.distribution.cautions import paired
 
@@ -212,7 +212,7 @@ def compared(bench: Bench, real: RealSet, fake: Clips, *, pairs: bool = False) -
 
 
 def by_extractor(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[dict[str, Any]], list[str]]:
-    """Those by features of the extractor that the command chose."""
+    """The figures, rows and cautions from the features of the extractor that the command chose."""
     from sora.evaluation.measures.extraction import averaged, distances, shapes_of
     from sora.metrics.distribution.cautions import cautions
 
@@ -243,7 +243,7 @@ def by_extractor(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, fl
 
 
 def measured(bench: Bench, clips: Clips, facts: Sequence[Any] | None) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """The figures of the words that measure single clips, and a row for each clip: its prompt, its shape, its scores by word."""
+    """The figures of the words that measure single clips, and a row for each clip: its prompt, its shape, its score for each word."""
     words = [word for word in bench.words if word in MEASURES]
 
     def of_clip(number: int) -> dict[str, Any]:
@@ -267,8 +267,8 @@ def measured(bench: Bench, clips: Clips, facts: Sequence[Any] | None) -> tuple[d
 
 
 def check_needs(words: Sequence[str], facts: Sequence[Any] | None, unprompted: Sequence[str] = (), *, uncaptioned: str = "refuse") -> None:
-    """Refuse, before any work, a word that these clips have not what it takes for. unprompted: names of the clips without a prompt, which
-    uncaptioned="leave_out" leaves out of what is measured by prompts."""
+    """Raise ValueError, before any work, for a word that needs what these clips lack. unprompted: names of clips without a prompt; with
+    uncaptioned="leave_out", metrics of prompts skip these."""
     check_uncaptioned(uncaptioned)
     for word in words:
         needs = NEEDS.get(word, ())
@@ -287,7 +287,7 @@ def check_needs(words: Sequence[str], facts: Sequence[Any] | None, unprompted: S
             )
 
 
-# ---- what is written
+# ---- the file of scores
 
 
 def finish(
@@ -300,7 +300,7 @@ def finish(
     rows: Any,
     clips: Any,
 ) -> dict[str, Any]:
-    """Write `scores.json`: figures, the protocol with its hash, what was scored, a row for each clip, and the clips that were kept."""
+    """Write `scores.json`: figures, the protocol with its hash, what was scored, a row for each clip, and the stored clips."""
     from sora.evaluation.measures.clips import cautions
     from sora.metrics.protocol import preset_lines
     from sora.runs.run import code_version
@@ -325,5 +325,5 @@ def finish(
 
 
 def floors(figures: Mapping[str, float]) -> dict[str, float]:
-    """What the figures would be if both sides were one."""
+    """The expected figures if both sides had the same distribution."""
     return {name: value for name, value in figures.items() if name.endswith("floor") and "over" not in name}

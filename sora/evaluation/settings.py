@@ -1,4 +1,4 @@
-"""What `sora evaluate` is asked for, as values."""
+"""The settings of `sora evaluate`, as values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Side:
-    """Which clips are taken of one side: of so many videos, None for all, and the rest as `ClipPolicy` says."""
+    """Which clips are taken from one side: from n videos (None: all), with the other fields as in `ClipPolicy`."""
 
     n: int | None
     frames: int | None
@@ -26,22 +26,22 @@ class Side:
 
 @dataclass(frozen=True)
 class Continuation:
-    """How continuations are compared. context: first frames that the model was given, None where nobody says it. shown: they are in the
-    videos, too."""
+    """How continuations are compared. context: number of first frames that the model was given; None if it is not set. shown: whether the
+    videos contain these frames."""
 
     context: int | None
     shown: bool
 
     @property
     def left_out(self) -> int:
-        """Frames of context; `check_continuation` has refused a command that does not say how many."""
+        """The number of context frames; `check_continuation` has refused a command without it."""
         assert self.context is not None
         return self.context
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What a held-out loss is the mean of. clips: None for all. levels: of noise. draws: of noise at each level."""
+    """The clips and noise that a held-out loss averages. clips: None for all. levels: number of noise levels. draws: of noise per level."""
 
     clips: int | None
     levels: int
@@ -50,10 +50,10 @@ class LossSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """The keys of `sora evaluate`, which conf/evaluate.yaml explains. Beside them:
+    """The keys of `sora evaluate`; conf/evaluate.yaml explains them.
 
-    data: the places that it names; None where it names nothing. extractor: makes the network of features. sampling: makes what says how
-    clips are generated. Both only where they are wanted, as either may name what is not there.
+    data: the folders that it names; None if none. extractor, sampling: make the feature extractor, and the settings of generation. They are
+    called only where needed, because either may name files that do not exist.
     """
 
     checkpoint: str

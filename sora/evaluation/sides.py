@@ -1,4 +1,4 @@
-"""What a protocol says of the clips on either side, and which of them belong together."""
+"""What a protocol records of the clips on each side, and which clips are of the same video."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from sora.evaluation.bench import Bench, RealSet
     from sora.evaluation.videos.clips import ClipPolicy, Clips
 
-FEW = 8  # features for each clip, above which a Fréchet distance says more of the number of clips than of these
+FEW = 8  # clips per feature: with fewer, a Fréchet distance depends more on the number of clips than on the clips
 
 
 def about_real(real: Clips) -> dict[str, Any]:
-    """What a protocol says of real clips: how they were taken, and which they are."""
+    """What a protocol records of real clips: how they were taken, and a hash of which they are."""
     return {**real.about(), "taken": real.taken_sha256()}
 
 
 def about_scored(clips: Clips, *, sets: int) -> dict[str, Any]:
-    """What a protocol says of clips that are scored: how they were taken, but not which they are, which is the subject. Where names of
-    files decide which are taken, or which set each falls into, a hash of these: others are scored by other names."""
+    """What a protocol records of scored clips: how they were taken, but not which they are, because they are the subject. If file names
+    decide which are taken, or the set of each, a hash of the names is included."""
     names = clips.by_names(sets=sets)
     return clips.about() | ({} if names is None else {"names": names})
 
 
 def several(real: RealSet, fake: Clips) -> tuple[list[str], list[str]] | None:
-    """What the video of each clip is known by, on both sides, where a video has several windows; else None: clips are independent then."""
+    """The video of every clip on both sides, if a video has several windows; else None, because clips are then independent."""
     if real.clips.get("windows", 1) == 1 and fake.policy.windows == 1:
         return None
     ours = real.clips_taken
@@ -38,7 +38,7 @@ def several(real: RealSet, fake: Clips) -> tuple[list[str], list[str]] | None:
 
 
 def check_windows(policy: ClipPolicy, *, sets: int, statistics: Any, named: str) -> None:
-    """Raise ValueError for several windows of a video where each clip must be of a video of its own."""
+    """Raise ValueError for several windows of a video if each clip must be of a different video."""
     if policy.windows > 1 and sets > 1:
         raise ValueError(f"{named}.windows={policy.windows}: trajectories={sets} are of clips of one video each; set one of the two to 1")
     if policy.windows > 1 and statistics is not None:
@@ -46,8 +46,8 @@ def check_windows(policy: ClipPolicy, *, sets: int, statistics: Any, named: str)
 
 
 def of_rates(real: Mapping[str, Any], fake: Mapping[str, Any]) -> list[str]:
-    """What to beware of where the clips of two sides, at their strides, are of other rates; nothing of single frames, which have none.
-    real, fake: as a protocol tells them."""
+    """A caution if the clips of both sides, with their strides, have different frame rates; none for single frames. real, fake: the sides
+    as a protocol records them."""
     if all(shape.startswith("1x") for side in (real, fake) for shape in side["shapes"]):
         return []
     told = [sorted(set(side["rates"])) for side in (real, fake)]
@@ -61,12 +61,12 @@ def of_rates(real: Mapping[str, Any], fake: Mapping[str, Any]) -> list[str]:
 
 
 def once(lines: Sequence[str]) -> list[str]:
-    """Lines without what another one says already."""
+    """The lines without repetitions."""
     return list(dict.fromkeys(lines))
 
 
 def too_few(bench: Bench, real: int, fake: int) -> list[str]:
-    """What to beware of where clips are few for their features; nothing where they are enough, or no Fréchet distance is asked for."""
+    """A caution if there are few clips for a Fréchet distance of so many features; none without a Fréchet distance."""
     dimension, fewest = bench.extractor.network.dimension, min(real, fake // bench.extractor.setting.trajectories)
     if not {"frechet", "fvd"} & set(bench.words) or fewest >= dimension / FEW:
         return []

@@ -1,4 +1,4 @@
-"""Scoring a VAE: reconstructions of held-out clips of each dataset beside their originals, and the distance between the two sets."""
+"""Scores a VAE: reconstructions of held-out clips of each dataset against their originals, and the distance between the two sets."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sora.system.work_sharing import Share
 
 USUAL_N = 128
-SHAPE = ("frames", "height", "width")  # of a row
-SUMS = ("videos", "exact_frames")  # of a clip's figures, those of which all have the sum; of the others it is the mean
+SHAPE = ("frames", "height", "width")  # fields of a row
+SUMS = ("videos", "exact_frames")  # of a clip's scores, those that are summed over clips; others are averaged
 MEASURES = {
     "psnr": "uint8 RGB, mean over frames of a clip, then over clips",
     "ssim": "gaussian 11x11 sigma 1.5, valid windows, per channel, C1=0.01^2, C2=0.03^2",
@@ -36,7 +36,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Copy:
-    """What a file of a reconstruction holds."""
+    """What a reconstruction's file holds."""
 
     prompt: str
     frames: int
@@ -46,7 +46,7 @@ class Copy:
 
 
 def evaluate_vae(settings: EvaluationSettings, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Reconstruct up to n held-out clips of each dataset; PSNR and SSIM, and distances where `metrics=` asks for them."""
+    """Reconstruct up to n held-out clips of each dataset; compute PSNR and SSIM, and the distances that `metrics=` asks for."""
     from sora.assembly.load import load_vae
     from sora.system.devices import choose_device
 
@@ -76,7 +76,7 @@ def evaluate_vae(settings: EvaluationSettings, share: Share, preset: Mapping[str
 
 
 def check_clips(settings: EvaluationSettings, stride: tuple[int, int, int]) -> None:
-    """Raise ValueError for keys that say what reconstructions cannot be: they are of the real clips, one each."""
+    """Raise ValueError for keys that do not apply to reconstructions, because there is exactly one for each real clip."""
     real, given = settings.real, settings.generated
     usual = {"frames": None, "stride": 1, "windows": 1, "start": "first", "short": "refuse", "choose": "first"}
     for key, value in usual.items():
@@ -114,8 +114,7 @@ def dataset_folders(data: Sequence[str] | None) -> dict[str, Path]:
 def score_dataset(
     vae: Any, hashes: Mapping[str, str], folder: Path, settings: EvaluationSettings, bench: Bench
 ) -> tuple[dict[str, float], list[dict[str, Any]], Clips, Clips, list[str], str]:
-    """The figures of one dataset or folder, a row for each clip, the clips of both sides, what to beware of, and which originals they are
-    of, as a hash."""
+    """The figures of one dataset or folder, a row for each clip, the clips of both sides, the cautions, and a hash of the originals."""
     from sora.evaluation.files import policy_of
     from sora.evaluation.videos.clips import take
     from sora.evaluation.videos.made import FittedVideos, MadeVideos, whole
@@ -140,8 +139,8 @@ def score_dataset(
 
 
 def reconstruct(vae: Any, real: Clips, made: Any, settings: EvaluationSettings, bench: Bench) -> list[dict[str, Any]]:
-    """A row for each clip; writes original beside reconstruction for the first ones, and every reconstruction whole where distances are
-    measured. What is there already is not made again."""
+    """A row of scores for each clip. Writes the first pairs of original and reconstruction, and all reconstructions if distances are
+    measured; existing files are not made again."""
     import torch
 
     from sora.metrics.clips.reconstruction import Reconstruction
@@ -170,7 +169,7 @@ def reconstruct(vae: Any, real: Clips, made: Any, settings: EvaluationSettings, 
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The figures of the rows, in order."""
+    """The names of the figures in the rows, in order."""
     return list(dict.fromkeys(name for row in rows for name in row if name not in ("key", *SHAPE, "file")))
 
 
@@ -179,7 +178,7 @@ def _summary(name: str, values: Sequence[float]) -> float:
 
 
 def write_pair(folder: Path, number: int, original: Any, other: Any, fps: float) -> str:
-    """Original left, reconstruction right, as a video; and as strips, one above the other. Returns the video's name."""
+    """Write a pair as a video, the original on the left, and as strips of frames, the original on top; return the video's name."""
     import numpy as np
 
     from sora.generation.samples import enlarged, strip, write_png
@@ -193,7 +192,7 @@ def write_pair(folder: Path, number: int, original: Any, other: Any, fps: float)
 
 
 def protocol_of(settings: EvaluationSettings, bench: Bench, about: Any, reals: Any, fakes: Any) -> Any:
-    """All that the scores depend on beside the VAE."""
+    """The protocol: all that the scores depend on except the VAE."""
     from sora.metrics.extractors.features import describe
     from sora.metrics.protocol import Protocol
 

@@ -1,4 +1,4 @@
-"""Scores of the videos that a run makes while it trains, by `evaluation.videos.metrics`: adherence, and distances to held-out clips."""
+"""Scores videos that a run generates while it trains, by `evaluation.videos.metrics`: adherence, and distances to held-out clips."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from sora.metrics.extractors.features import VideoFeatures
 
 METRICS = ("adherence", "frechet", "kvd", "motion")
-APPEARANCE = ("frechet", "kvd")  # those over the features of evaluation.videos.extractor
+APPEARANCE = ("frechet", "kvd")  # distances in the features of evaluation.videos.extractor
 WANTED = ("frechet", "frechet_floor", "frechet_over_floor", "frechet_p", "kvd", "kvd_p")
 PERMUTATIONS = 79  # of both sets together, for floors and p values
-TOLD = 3  # clips that cannot be read, of those that a message names
+TOLD = 3  # names in a message on unreadable clips
 
 
 def scorer(
     names: Sequence[str], appearance: Callable[[], VideoFeatures], clips: HeldOutClips, requests: Sequence[tuple[int, Request]]
 ) -> Callable[[Sequence[Tensor]], dict[str, float]] | None:
-    """What measures the videos, by the words of evaluation.videos.metrics; None for nothing. appearance: makes the extractor that
-    the configuration chose."""
+    """The function that scores the videos by the words of evaluation.videos.metrics; None if there are none. appearance: makes the
+    configuration's extractor."""
     from sora.world.dataset import world_of
 
     if unknown := [name for name in names if name not in METRICS]:
@@ -36,7 +36,7 @@ def scorer(
     if extractors and len(requests) < 2:
         raise ValueError(f"evaluation.videos.count={len(requests)}: frechet, kvd and motion take at least 2 videos")
     for prefix, extractor in extractors.items():
-        name = extractor.name  # reads the weights: a missing file is told before training
+        name = extractor.name  # reads the weights: a missing file is reported before training
         least, lengths = extractor.minimum_frames, [request.frames for _, request in requests]
         if prefix and sum(length >= least for length in lengths) < 2:
             raise ValueError(
@@ -54,7 +54,7 @@ def scorer(
 
 
 def extractors_of(names: Sequence[str], appearance: Callable[[], VideoFeatures]) -> dict[str, VideoFeatures]:
-    """By what begins the names of their figures: the one that was chosen, where a word reads it, and that of motion."""
+    """The extractors, by the prefix of their figures: the configuration's if a word reads it, and that of motion."""
     from sora.metrics.extractors.motion3d import Motion3D
 
     found = {"": appearance()} if set(APPEARANCE) & set(names) else {}
@@ -62,7 +62,7 @@ def extractors_of(names: Sequence[str], appearance: Callable[[], VideoFeatures])
 
 
 def of_features(real: Tensor, fake: Tensor) -> dict[str, float]:
-    """The distances of two sets of features that are told while training."""
+    """The distances between two sets of features that are logged during training."""
     from sora.metrics.distribution.comparison import compare_features
 
     figures = compare_features(real, fake, key="", ddof=1, seed=0, bootstrap=0, permutations=PERMUTATIONS, neighbours=5)
@@ -71,17 +71,17 @@ def of_features(real: Tensor, fake: Tensor) -> dict[str, float]:
 
 
 class Scorer:
-    """Figures of videos made from captions of held-out clips. extractors: of features, by what begins the names of their figures; none
-    where no distance is asked for.
+    """Computes figures of videos that were generated from captions of held-out clips. extractors: by the prefix of their figures; none if
+    no word is a distance.
 
-    Of pure functions, not metrics: it is asked on one rank, and a metric waits for all of them.
+    It uses functions, not torchmetrics: it runs on one rank, and a metric would wait for all of them.
     """
 
     def __init__(
         self, names: Sequence[str], clips: HeldOutClips, requests: Sequence[tuple[int, Request]], *, extractors: Mapping[str, Any]
     ) -> None:
         self._names, self._clips, self._requests, self._extractors = names, clips, requests, extractors
-        self._real: dict[str, tuple[Any, dict[int, Tensor]]] | None = None  # of each extractor, by what begins its figures' names
+        self._real: dict[str, tuple[Any, dict[int, Tensor]]] | None = None  # by the prefix of the extractor's figures
         self._readable = 0
 
     def __call__(self, videos: Sequence[Tensor]) -> dict[str, float]:
@@ -102,10 +102,10 @@ class Scorer:
         return found
 
     def _distances(self, videos: Sequence[Tensor]) -> dict[str, float]:
-        """To the very clips whose captions were the prompts, so that both sets are the same mixture of sizes and lengths.
+        """The distances to the clips whose captions were the prompts, so that both sets have the same mixture of sizes and lengths.
 
-        distance_clips: how many those are, motion_clips: how many of them are videos. Where an original
-        cannot be read, what was made of its caption is left out, too.
+        distance_clips: the number of these clips. motion_clips: the number of them that are long enough for the motion extractor. If an
+        original cannot be read, the video of its caption is left out too.
         """
         import torch
 
@@ -132,8 +132,8 @@ class Scorer:
         return found
 
     def _originals(self) -> dict[int, Tensor]:
-        """The held-out clips by the numbers of the requests, as what trains sees them: what their patches cover, or what is brought to
-        size and rate for encoding. Says which cannot be read."""
+        """The held-out clips by request number, as training sees them: the part that patches cover, or resized to the size and rate of
+        encoding. Prints which cannot be read."""
         from sora.system.terminal import say
 
         shown, reasons = self._stored() if self._clips.encode is None else self._prepared()
@@ -147,7 +147,7 @@ class Scorer:
         return shown
 
     def _prepared(self) -> tuple[dict[int, Tensor], dict[int, str]]:
-        """Those that were brought to size and rate; why others were not is in the quarantine of the held-out clips."""
+        """Clips that were resized for encoding; those that failed, with the reason from the quarantine of the held-out clips."""
         found: dict[int, Tensor] = {}
         for step in range(len(self._clips.listing)):
             for pack in self._clips.read(step):
@@ -156,7 +156,7 @@ class Scorer:
         return {number: found[sample] for number, sample in samples.items() if sample in found}, {}
 
     def _stored(self) -> tuple[dict[int, Tensor], dict[int, str]]:
-        """The part of each stored clip that its patches cover, or why there is none."""
+        """The part of each stored clip that its patches cover, or the reason why there is none."""
         import torch
 
         from sora.data.loading.loader import read_clip

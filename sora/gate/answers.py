@@ -1,6 +1,6 @@
-"""What a host of http may answer: as many bytes as it was asked for, in a time, from where the user said or from a public place.
+"""Limits on the answers of HTTP hosts: no more bytes than asked for, within a time, and only from the user's host or a public one.
 
-The host that a URL names is the user's word; what it answers is not. Settings for aiohttp's sessions, as fsspec opens them.
+The user chose the host in a URL; its answers are not trusted. These are settings for the aiohttp sessions that fsspec opens.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from yarl import URL
 
 from sora.gate.hosts import UnfitAnswer, refuse_slow
 
-PAGE = 16 << 20  # bytes of an answer that no range was asked of, such as a list of files
-SILENT = 30.0  # seconds until the first headers are there, and between two parts of an answer
-REQUEST = 300.0  # seconds of any request
+PAGE = 16 << 20  # bytes of an answer to a request without a range, such as a list of files
+SILENT = 30.0  # seconds until the first headers, and between two parts of an answer
+REQUEST = 300.0  # seconds of a whole request
 
 
 def settings(url: str) -> dict[str, Any]:
-    """For aiohttp.ClientSession: the proxies of the environment, the names and passwords of ~/.netrc, and the limits of this module."""
+    """Settings for aiohttp.ClientSession: the environment's proxies, the passwords in ~/.netrc, and the limits of this module."""
     watch = aiohttp.TraceConfig()
     named = URL(url).host
 
@@ -34,14 +34,14 @@ def settings(url: str) -> dict[str, Any]:
 
     watch.on_request_redirect.append(look)
     limits = aiohttp.ClientTimeout(total=REQUEST, sock_connect=SILENT, sock_read=SILENT)
-    # As it is stored: what is packed may unpack to anything.
+    # No compression: a small compressed answer may unpack to any size.
     plain = {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}
     return {"trust_env": True, "timeout": limits, "response_class": Answer, "trace_configs": [watch], **plain}
 
 
 async def refuse_redirect(asked: URL, place: URL, named: str | None) -> None:
-    """Raise UnfitAnswer for a redirect that leaves the host that the user named for one of this machine or of its own network (a cloud's
-    metadata, a router), or for another scheme."""
+    """Raise UnfitAnswer for a redirect from the user's host to this machine or its private network (a cloud's metadata, a router), or to
+    another scheme."""
     if place.scheme not in ("http", "https") or (asked.scheme, place.scheme) == ("https", "http"):
         raise UnfitAnswer(f"{asked.host} redirects from {asked.scheme} to {place.scheme or 'nowhere'}, which is not followed")
     if place.host is None or place.host == named:
@@ -55,15 +55,15 @@ async def refuse_redirect(asked: URL, place: URL, named: str | None) -> None:
 
 
 class Answer(aiohttp.ClientResponse):
-    """A response that is read as far as the request asked, and as long as it comes at a pace."""
+    """A response of which no more is read than the request asked for, and only while it comes fast enough."""
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        """As aiohttp's, within a time: headers may come a letter at a time."""
+        """Start as aiohttp's response, with a time limit, because headers may come letter by letter."""
         async with asyncio.timeout(SILENT):
             return await super().start(connection)
 
     async def read(self) -> bytes:
-        """The body, or as much of it as shows that it is longer than a range that was asked for."""
+        """The body; if it is longer than the requested range, only enough of it to show that."""
         if self._body is None:
             self._body = await self._bounded()
         return self._body
@@ -79,7 +79,7 @@ class Answer(aiohttp.ClientResponse):
         if size <= most:
             self.release()
             return b"".join(parts)
-        self.close()  # the rest is not waited for
+        self.close()  # do not wait for the rest
         if said is None or self.status == 206:
             raise UnfitAnswer(f"{self.url} gives more than the {most} bytes that were asked for, or that a list of files may have")
         return b"".join(parts)[: most + 1]

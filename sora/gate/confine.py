@@ -1,8 +1,8 @@
-"""A process that opens no connection, starts no program and writes to no file from here on, whatever a file makes of its decoder.
+"""Confines a process, so that it opens no connection, starts no program and writes no file, whatever a file does to its decoder.
 
-A filter of system calls (seccomp, Linux). What is open already stays as it is: the pipes that a worker answers by, above all. Where the
-kernel or the processor has no filter, nothing changes, `lacking` says so, and the checks of a file's first bytes, its header, the clock and
-the memory limit stand alone.
+It is a filter of system calls (seccomp, Linux). What is open already stays open, above all the pipes on which a worker answers. If the
+kernel or the processor has no filter, nothing changes and `lacking` says so; then only the checks of a file's first bytes and header, the
+time limit and the memory limit protect.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import NamedTuple
 _NO_NEW_PRIVILEGES, _SET_SECCOMP, _MODE_FILTER = 38, 22, 2  # linux/prctl.h, linux/seccomp.h
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EACCES
 _LOAD, _EQUAL, _AT_LEAST, _ANY_OF, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # linux/bpf_common.h
-_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # where struct seccomp_data has them; eight bytes for each argument, the lower ones first
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; each argument has eight bytes, the lower ones first
 _OTHER_NUMBERING = 0x40000000  # the x32 calls of x86-64
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC  # flags of a file that is opened for more than reading
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC  # flags of opening a file for more than reading
 
 
 class _Calls(NamedTuple):
-    """An architecture (linux/audit.h), the numbers of what is refused, and of what opens a file, with which argument holds its flags."""
+    """The system calls of an architecture (linux/audit.h): numbers of refused calls, and (number, argument with the flags) of calls that
+    open files."""
 
     architecture: int
     refused: tuple[int, ...]
@@ -71,11 +72,11 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction)))
 
 
-_done: list[int] = []  # the process that was confined: one that is forked from it is, too
+_done: list[int] = []  # ids of confined processes; a forked process inherits the filter
 
 
 def confine() -> bool:
-    """Confine this thread and what it starts; whether the kernel does it."""
+    """Confine this thread and what it starts; return whether the kernel supports it."""
     _done.append(os.getpid())
     if lacking():
         return False
@@ -90,27 +91,27 @@ def confine() -> bool:
 
 
 def confined() -> bool:
-    """Whether this process has called `confine`, or was forked from one that had: it may decode what strangers made."""
+    """Whether this process or one that it was forked from has called `confine`, so that it may decode strangers' files."""
     return bool(_done)
 
 
 def lacking() -> str:
-    """Why no process can be confined here, for people; nothing where it can."""
+    """Why no process can be confined on this machine, for messages; the empty string if it can."""
     without = "so what decodes files of others is held by its clock and its memory limit alone: a container without network holds more"
     if platform.system() != "Linux" or platform.machine() not in _CALLS:
         return f"{platform.system()} on {platform.machine()} has no filter of system calls that is known here, {without}"
     null = ctypes.c_void_p(None)
     library = ctypes.CDLL(None, use_errno=True)
-    library.prctl(_SET_SECCOMP, ctypes.c_ulong(_MODE_FILTER), null, null, null)  # no program: a kernel that has filters misses it
+    library.prctl(_SET_SECCOMP, ctypes.c_ulong(_MODE_FILTER), null, null, null)  # without a program, a kernel with filters answers EFAULT
     return "" if ctypes.get_errno() == errno.EFAULT else f"this kernel lets no process filter its system calls, {without}"
 
 
 def _steps(calls: _Calls) -> list[tuple[int, int, int, int]]:
-    """The filter: instructions with how many are skipped where a comparison holds, and where it does not."""
+    """The filter's instructions, each with the numbers of instructions to skip if its comparison is true and if it is false."""
     steps = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, calls.architecture), (_RETURN, 0, 0, _REFUSE)]
     steps += [(_LOAD, 0, 0, _NUMBER), (_AT_LEAST, len(calls.refused), 0, _OTHER_NUMBERING)]
     steps += [(_EQUAL, len(calls.refused) - 1 - place, 0, call) for place, call in enumerate(calls.refused)]
-    # Every comparison leads to the refusal that stands here; what fits none skips it.
+    # A comparison that holds jumps to the refusal here; if none holds, it is skipped.
     steps[-1] = (_EQUAL, 0, 1, calls.refused[-1])
     steps += [(_RETURN, 0, 0, _REFUSE)]
     for call, argument in calls.opening:

@@ -1,7 +1,7 @@
-"""What in a text is a credential by its form: told apart so that none is kept in a configuration, and none is printed.
+"""Recognises credentials in a text by their form, so that no configuration keeps one and none is printed.
 
-Known are the user part of a URL, signatures in its query, the tokens of services that give them a form of their own, and what stands
-behind a name such as password or api_key.
+These are the user part of a URL, signatures in its query, tokens of services with a known form, and values of names such as password or
+api_key.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 from typing import Any
 
 MASK = "***"
-# Every text that is printed goes through these, also a stranger's of a megabyte: each is linear in its length, whatever it fails at, so a
-# part that may begin anywhere has a largest length, or takes all that it can and gives nothing back.
-# abfs writes CONTAINER@ACCOUNT, which is no credential unless a colon stands in it; a URL that was taken for a path has lost a slash
+# All printed text passes through these, also a stranger's megabyte. Each must run in linear time on any text, so a part that may start
+# anywhere has a largest length, or is possessive and never backtracks.
+# abfs writes CONTAINER@ACCOUNT, which is a credential only if it contains a colon; a URL that was taken for a path has lost a slash
 _USER = re.compile(r"(?P<before>(?i:(?P<scheme>[a-z][a-z0-9+.-]{0,30}):(?://|/(?=[^/\s@'\":]++:[^/\s@'\"]++@))))(?P<user>[^/\s@'\"]++)@")
 _CONTAINERS = ("abfs", "abfss", "az")
 _QUERY = re.compile(
@@ -22,7 +22,7 @@ _QUERY = re.compile(
 _TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"hf_[A-Za-z0-9]{30,}|api_org_[A-Za-z0-9]{30,}"  # Hugging Face
-    r"|(?P<parts>sk-[A-Za-z0-9_-]++)"  # OpenAI, Anthropic and what follows them, if a part of it is long
+    r"|(?P<parts>sk-[A-Za-z0-9_-]++)"  # OpenAI, Anthropic and others, if a part of it is long
     r"|(?:AKIA|ASIA)[0-9A-Z]{16}"  # Amazon
     r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}"  # GitHub, GitLab
     r"|wandb_v\d+_[A-Za-z0-9_]{20,}|nvapi-[A-Za-z0-9_-]{20,}|r8_[A-Za-z0-9]{30,}"  # wandb, NVIDIA, Replicate
@@ -52,7 +52,7 @@ OTHERWISE = "in the environment (WANDB_API_KEY, HF_TOKEN, AWS_ACCESS_KEY_ID, …
 
 
 def masked(text: str) -> str:
-    """A text with *** in the place of each credential."""
+    """A text in which each credential is replaced by ***."""
     text = _USER.sub(lambda found: found[0] if _container(found) else f"{found['before']}{MASK}@", text)
     text = _QUERY.sub(rf"\g<before>{MASK}", text)
     text = _TOKEN.sub(lambda found: MASK if _token(found) else found[0], text)
@@ -60,7 +60,7 @@ def masked(text: str) -> str:
 
 
 def refuse(tree: Any, *, said_by: str, place: str = "") -> None:
-    """Raise ValueError where a configuration holds a credential, naming the key and the way to give it; the value is told nowhere."""
+    """Raise ValueError if a configuration holds a credential. The message names the key and how to pass it, and never the value."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             name = f"{place}.{key}".lstrip(".")
@@ -75,7 +75,7 @@ def refuse(tree: Any, *, said_by: str, place: str = "") -> None:
 
 
 def kind_of(text: str) -> str | None:
-    """What sort of credential a text holds; None for none."""
+    """The kind of credential that a text holds; None if there is none."""
     if any(not _container(found) for found in _USER.finditer(text)):
         return "a URL with a user or a password"
     if _QUERY.search(text) and "://" in text:
@@ -97,5 +97,5 @@ def _container(found: re.Match[str]) -> bool:
 
 
 def _plain(value: str) -> bool:
-    """Whether what stands behind a name is a number or a word of ours, and nothing that could be kept secret."""
+    """Whether the value of a name is a number or a common word, and so no secret."""
     return value in ("null", "None", "true", "false", "True", "False", MASK) or value.replace(".", "").replace(",", "").isdecimal()

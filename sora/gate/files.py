@@ -1,4 +1,4 @@
-"""Opening files that may be anything: only regular ones, never for writing through a link, never more bytes than their kind has."""
+"""Opens files of unknown origin safely: only regular files, no writing through links, never more bytes than their kind has."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 
 def regular(path: Path | str, *, within: Path | str | None = None) -> int:
-    """A handle to read a regular file with; a pipe, a socket or a device is refused without waiting for it.
+    """A file descriptor for reading a regular file; a pipe, socket or device is refused without blocking on it.
 
-    within: the folder that a link must not lead out of; None for a file that the user named, whose links are the user's own.
+    within: the folder that links must not lead out of; None for a file that the user named, whose links are the user's own.
 
     Raises:
-        ValueError: there is no such file, or it is of another kind, or leads out. Errors of the disk and of rights are OSErrors.
+        ValueError: there is no such file, it is of another type, or a link leads out. Disk and permission errors are OSErrors.
     """
     if within is not None:
         refuse_outside(path, within)
@@ -29,7 +29,7 @@ def regular(path: Path | str, *, within: Path | str | None = None) -> int:
             raise
         if stat.S_ISREG(os.stat(path).st_mode) or os.path.isdir(path):
             raise
-        raise ValueError(f"{path} is a pipe, a socket or a device, and no file") from None  # a socket cannot be opened at all
+        raise ValueError(f"{path} is a pipe, a socket or a device, and no file") from None  # opening a socket fails
     kind = os.fstat(handle).st_mode
     if stat.S_ISREG(kind):
         os.set_blocking(handle, True)
@@ -40,13 +40,13 @@ def regular(path: Path | str, *, within: Path | str | None = None) -> int:
 
 @contextmanager
 def opened(path: Path | str, *, within: Path | str | None = None) -> Iterator[BufferedReader]:
-    """A regular file to read from, see `regular`."""
+    """A context with a regular file open for reading, see `regular`."""
     with open(regular(path, within=within), "rb") as file:
         yield file
 
 
 def read(path: Path | str, *, most: int, within: Path | str | None = None) -> bytes:
-    """What a regular file holds, see `regular`. Raises ValueError where it has more than `most` bytes."""
+    """The content of a regular file, see `regular`. Raises ValueError if it has more than `most` bytes."""
     with opened(path, within=within) as file:
         size = os.fstat(file.fileno()).st_size
         found = b"" if size > most else file.read(most + 1)
@@ -56,9 +56,9 @@ def read(path: Path | str, *, most: int, within: Path | str | None = None) -> by
 
 
 def refuse_outside(path: Path | str, folder: Path | str) -> None:
-    """Raise ValueError where a file or folder below `folder`, there already or not, lies outside of it, by a link.
+    """Raise ValueError if a path below `folder`, existing or not, leads out of it through a link.
 
-    The folder itself may be reached through links, as the user laid it out.
+    The folder itself may be reached through links, as the user arranged it.
     """
     home, place = os.path.realpath(folder), os.path.realpath(path)
     if place != home and not place.startswith(home.rstrip(os.sep) + os.sep):
@@ -69,8 +69,8 @@ def refuse_outside(path: Path | str, folder: Path | str) -> None:
 
 
 def refuse_links_out(folder: Path | str, *, home: Path | str | None = None) -> None:
-    """Raise ValueError where anything that lies right in a folder is a link out of it, or out of `home`, in which it lies. A folder that is
-    not there holds none."""
+    """Raise ValueError if an entry of a folder is a link out of the folder, or out of `home`, which contains it. A folder that does not
+    exist has no entries."""
     try:
         with os.scandir(folder) as entries:
             links = [entry.path for entry in entries if entry.is_symlink()]
@@ -81,8 +81,8 @@ def refuse_links_out(folder: Path | str, *, home: Path | str | None = None) -> N
 
 
 def below(home: Path | str, *parts: str) -> Path:
-    """The path of a file or folder that the program makes or reads below one that the user named. Raises ValueError where a link on the
-    way, or right in it, leads out of that folder."""
+    """The path below a user's folder of a file or folder that the program writes or reads. Raises ValueError if a link on the way to it, or
+    an entry of it, leads out of that folder."""
     path = Path(home, *parts)
     refuse_outside(path, home)
     refuse_links_out(path, home=home)
@@ -90,7 +90,7 @@ def below(home: Path | str, *parts: str) -> Path:
 
 
 def appending(path: Path | str) -> int:
-    """A handle to append to a file with, which is made if it is not there. Raises ValueError where it is a link, or no file."""
+    """A file descriptor for appending; the file is created if needed. Raises ValueError if it is a link or no regular file."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     if os.path.islink(path):
         raise ValueError(f"{path} is a link, and nothing is written through one; put a file in its place")

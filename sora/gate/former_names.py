@@ -1,13 +1,13 @@
-"""What a `_target_` or a key was called before: a stored configuration that uses a former name is read with the present one.
+"""Former names of targets and keys: a stored configuration that uses one is read with the present name.
 
-Until November 2026 a target named a file, as in `sora.dit.patterns.full`; since then it names a room, as in `sora.dit.full_attention`.
+Until November 2026 a target named a file, as in `sora.dit.patterns.full`; now it names a room, as in `sora.dit.full_attention`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# The files that a target could name, by the room that their names are found in now.
+# Files that targets could name, by the room that has their names now.
 FORMER_FILES = {
     "patches": "patches patches.patchifier",
     "dit": (
@@ -42,7 +42,7 @@ FORMER_FILES = {
     "cost": "cluster.hardware",
     "launch": "cluster.slurm",
 }
-# The names that became others as they lost the file that said what they were.
+# Names that changed when the file's name, which had explained them, was dropped.
 RENAMED = {
     "dit.clips": {"shape": "clip_shape", "measured": "measured_shapes"},
     "dit.modulation": {"Projection": "LowRankProjection", "Single": "SingleModulation", "Zero": "ZeroModulation", "LoRA": "LoRAModulation"},
@@ -105,7 +105,7 @@ RENAMED = {
     "training.trainers": {"auto": "auto_trainer", "single": "single_trainer", "mesh": "mesh_trainer"},
     "data.planning.cost": {"fitted": "fitted_cost"},
 }
-# The keys that became others, by the target of the node that they stand in; "": of a configuration itself.
+# Keys that changed, by the target of their node; "" for keys of the configuration itself.
 FORMER_KEYS = {
     "": {"clip": "max_grad_norm"},
     "sora.diffusion.Objective": {"per_frame": "frame_level_share"},
@@ -116,7 +116,7 @@ TARGET = "_target_"
 
 
 def current_name(target: str) -> str:
-    """The present name of a class or function that a configuration names; of any other text, the text itself."""
+    """The present name of a class or function that a configuration names; other text is returned unchanged."""
     package, _, rest = target.partition(".")
     file, _, name = rest.rpartition(".")
     if package != "sora" or file not in ROOM_OF:
@@ -126,7 +126,7 @@ def current_name(target: str) -> str:
 
 
 def with_current_names(tree: Any, *, inner: bool = False) -> Any:
-    """A stored configuration, as plain mappings and lists, with the present names of its targets and keys. inner: it lies in one."""
+    """A stored configuration (plain mappings and lists) with the present names of its targets and keys. inner: `tree` lies inside one."""
     if isinstance(tree, dict):
         tree = {key: current_name(value) if key == TARGET and isinstance(value, str) else value for key, value in tree.items()}
         keys = FORMER_KEYS.get(str(tree.get(TARGET, "inner" if inner else "")), {})
@@ -135,7 +135,7 @@ def with_current_names(tree: Any, *, inner: bool = False) -> Any:
 
 
 def current_key(key: str) -> str:
-    """The present name of a key, dotted or not, that was called otherwise in any node; of another key, itself."""
+    """The present name of a key, dotted or not, if it was renamed in any node; another key is returned unchanged."""
     place, _, last = key.rpartition(".")
     now = next((names[last] for names in FORMER_KEYS.values() if last in names), last)
     return f"{place}.{now}" if place else now

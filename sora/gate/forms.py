@@ -1,9 +1,9 @@
-"""Declared forms of plain values, and the first place where a value does not have its form.
+"""Declared forms of plain values, and the first place in which a value departs from its form.
 
     FORM = Fields({"kind": word("vae", "diffusion"), "steps": whole(1)}, may={"note": text})
     fitting(value, FORM, "run.json")        # the value, or ValueError: run.json: steps is 'x', and a whole number from 1 fits
 
-A form is a `Scalar`, `[form]` for a list of it, `{key: form}` for what a mapping must have (it may have more), or one of the classes below.
+A form is a `Scalar`, `[form]` for a list, `{key: form}` for a mapping with these keys and possibly others, or one of the classes below.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LARGEST = 1 << 53  # whole numbers that every reader of JSON holds
+LARGEST = 1 << 53  # integers up to it are exact in every JSON reader
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """A value of no parts. says: what fits, for a message."""
+    """A value without parts. says: what fits, for messages."""
 
     says: str
     fits: Callable[[Any], bool]
@@ -27,7 +27,7 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Fields:
-    """A mapping: keys that it must have, and that it may have. closed: it has no others."""
+    """A mapping with required keys (`must`) and optional keys (`may`). closed: it has no other keys."""
 
     must: Mapping[str, Form]
     may: Mapping[str, Form] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Fields:
 
 @dataclass(frozen=True)
 class Named:
-    """A mapping of any texts to values of a form. name: of the keys."""
+    """A mapping with any text as keys and values of one form. name: the form of the keys."""
 
     form: Form
     name: Scalar | None = None
@@ -44,7 +44,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Items:
-    """A list with `least` to `most` values of a form."""
+    """A list with `least` to `most` values of one form."""
 
     form: Form
     least: int = 0
@@ -53,21 +53,21 @@ class Items:
 
 @dataclass(frozen=True)
 class Row:
-    """A list with a form for each place."""
+    """A list with a form for each position."""
 
     forms: tuple[Form, ...]
 
 
 @dataclass(frozen=True)
 class Maybe:
-    """Nothing, or a value of a form."""
+    """None, or a value of a form."""
 
     form: Form
 
 
 @dataclass(frozen=True)
 class Either:
-    """A value of one of two forms; a message tells of the second."""
+    """A value of one of two forms; a message describes the second."""
 
     one: Form
     other: Form
@@ -77,13 +77,13 @@ Form = Scalar | Fields | Named | Items | Row | Maybe | Either | Mapping[str, Any
 
 
 def whole(least: int = 0, most: int = LARGEST) -> Scalar:
-    """A whole number from `least` to `most`."""
+    """An integer from `least` to `most`."""
     ends = f"from {least:,}" if most == LARGEST else f"from {least:,} to {most:,}"
     return Scalar(f"a whole number {ends}", lambda value: type(value) is int and least <= value <= most)
 
 
 def real(least: float = -math.inf, most: float = math.inf, *, above: bool = False) -> Scalar:
-    """A finite number, of `least` and `most` themselves too; not of `least` where it must lie `above`."""
+    """A finite number from `least` to `most`, both included; with `above`, `least` is excluded."""
     ends = [f"{'above' if above else 'from'} {least:g}"] if least > -math.inf else []
     ends += [f"to {most:g}"] if most < math.inf else []
 
@@ -100,7 +100,7 @@ def word(*words: str) -> Scalar:
 
 
 def matching(pattern: str, says: str) -> Scalar:
-    """A text that a regular expression matches as a whole."""
+    """A text that fully matches a regular expression."""
     compiled = re.compile(pattern)
     return Scalar(says, lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None)
 
@@ -119,7 +119,7 @@ def _is_path(value: Any) -> bool:
 
 
 def misfit(value: Any, form: Form) -> tuple[str, str] | None:
-    """The dotted place where a value first departs from a form, and what is wrong there; None where it fits."""
+    """The dotted place where a value first departs from a form, and what is wrong there; None if it fits."""
     if isinstance(form, Scalar):
         return None if form.fits(value) else ("", f"is {shown(value)}, and {form.says} fits")
     if isinstance(form, Maybe):
@@ -179,7 +179,7 @@ def _within(place: str, found: tuple[str, str]) -> tuple[str, str]:
 
 
 def shown(value: Any) -> str:
-    """A value for a message, in a few letters of ASCII: it may be a stranger's."""
+    """A value for a message, as a short ASCII text, because it may be a stranger's."""
     if isinstance(value, dict | list):
         return f"a {'mapping' if isinstance(value, dict) else 'list'} of {len(value):,}"
     if value is None or isinstance(value, bool):
@@ -196,7 +196,7 @@ def fits(value: Any, form: Form) -> bool:
 
 
 def fitting(value: Any, form: Form, named: str, advice: str = "") -> Any:
-    """The value, if it has a form. Raises ValueError that names the file (`named`) and the key that does not. advice: what helps."""
+    """Return the value if it has a form; else raise ValueError with the file (`named`) and the key. advice: what to do about it."""
     if found := misfit(value, form):
         place, what = found
         raise ValueError(f"{named} is damaged: {f'{place} ' if place else 'it '}{what}{f'; {advice}' if advice else ''}")

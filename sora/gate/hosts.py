@@ -1,25 +1,25 @@
-"""Files of hosts: what is read of one comes at a pace, is no more than it says to be, and what goes wrong is told in one way."""
+"""Limits on files from hosts: they must come fast enough and have the stated size; all errors are reported in one way."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-PATIENCE, PACE = 20.0, 128 << 10  # seconds, and bytes for each one more, that a file may take
+PATIENCE, PACE = 20.0, 128 << 10  # seconds that a file may take, and bytes per further second
 
 
 class UnfitAnswer(ConnectionError):
-    """An answer that is none to what was asked: asking again will not help."""
+    """A wrong answer of a host, for which asking again will not help."""
 
 
 def refuse_slow(size: int, seconds: float, named: str) -> None:
-    """Raise UnfitAnswer where so many bytes took too long."""
+    """Raise UnfitAnswer if `size` bytes took too long."""
     if seconds > PATIENCE + size / PACE:
         raise UnfitAnswer(f"{named} gave {size} bytes in {seconds:.0f} s, too few to wait for")
 
 
 class HostFile:
-    """An open file of a host, whose faults are a `ConnectionError` that names it."""
+    """An open file on a host; any error is raised as a `ConnectionError` that names the file."""
 
     def __init__(self, file: Any, url: str) -> None:
         self._file, self._url = file, url
@@ -29,7 +29,7 @@ class HostFile:
             return self._file.read(size)
         except (ValueError, UnfitAnswer):
             raise
-        except Exception as error:  # every package behind fsspec has errors of its own
+        except Exception as error:  # every package behind fsspec has its own errors
             why = str(error) or "no answer in time"
             raise ConnectionError(f"{self._url} could not be read on: {type(error).__name__}: {why}") from error
 
@@ -41,7 +41,7 @@ class HostFile:
 
 
 def within(size: int, url: str) -> Any:
-    """A callback for fsspec that raises `UnfitAnswer` where a file has more than `size` bytes, or comes too slowly."""
+    """A callback for fsspec that raises `UnfitAnswer` if a file has more than `size` bytes or comes too slowly."""
     from fsspec.callbacks import Callback
 
     class Within(Callback):

@@ -1,17 +1,17 @@
-"""What the references of a configuration, `${width}`, may stand for at most, and that they are references alone."""
+"""Limits on the interpolations of a configuration, `${width}`: they must not grow exponentially, and must not call resolvers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 LARGEST = 1 << 26  # characters
-MOST = 24  # references; looking up what 3^8 of them stand for takes seconds
+MOST = 24  # references; resolving 3^8 copies takes seconds
 
 
 def refuse_growth(text: str) -> None:
-    """Raise ValueError where references could stand for more than memory and patience hold, as `a: ${b}${b}`, `b: ${c}${c}`.
+    """Raise ValueError for references that could expand to more text than memory or patience allow, as `a: ${b}${b}`, `b: ${c}${c}`.
 
-    R references make the most of a text where each level names the next one three times: 3^(R/3) copies of it.
+    R references expand most if each level names the next one three times, to 3^(R/3) copies.
     """
     count = text.count("${")
     if count > MOST or (count and len(text) * 3 ** (count / 3) > LARGEST):
@@ -21,10 +21,10 @@ def refuse_growth(text: str) -> None:
 
 
 def refuse_resolvers(tree: Any, place: str = "") -> None:
-    """Raise ValueError for any `${name:…}` in a tree: a configuration holds values, it does not run or read anything."""
+    """Raise ValueError for any `${name:…}` in a tree: a configuration must hold values, and run or read nothing."""
     if isinstance(tree, dict):
         for key, value in tree.items():
-            refuse_resolvers(str(key), place)  # which nothing looks up today
+            refuse_resolvers(str(key), place)  # nothing resolves keys today
             refuse_resolvers(value, f"{place}.{key}".lstrip("."))
     elif isinstance(tree, list):
         for item in tree:
@@ -34,7 +34,7 @@ def refuse_resolvers(tree: Any, place: str = "") -> None:
 
 
 def calls_resolver(text: str) -> bool:
-    """Whether a text holds a reference with a colon, also one whose name is a reference itself: `${${name}:HOME}`."""
+    """Whether a text has a reference with a colon, also if its name is a reference, as in `${${name}:HOME}`."""
     depth = 0
     for place, letter in enumerate(text):
         if text.startswith("${", place):

@@ -1,8 +1,8 @@
-"""Parquet files whose footers are believed only as far as the file bears them out.
+"""Reads parquet files whose footers may lie.
 
-A footer may claim any number of rows, and a page may unpack to a thousand times its size; a dictionary of one long text stands for as many
-copies of it as there are rows. So before anything of a column is read, the headers of its pages are walked: what they unpack to, how many
-values they hold, how large their dictionary is (Apache Parquet's format, PageHeader, in Thrift's compact protocol).
+A footer may claim any number of rows, and a page may unpack to a thousand times its size: a dictionary with one long text stands for a copy
+of it in every row. So before a column is read, the headers of its pages are read: the sizes that they unpack to, the number of their
+values, and the size of their dictionary (PageHeader of the Apache Parquet format, in Thrift's compact protocol).
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 FOOTER = 64 << 20  # bytes of a footer
-LARGEST = 512 << 20  # bytes that what is read at once may take in memory
-WHOLE = 4 << 30  # bytes of a file of rows, of one shard
+LARGEST = 512 << 20  # bytes of memory for what is read at once
+WHOLE = 4 << 30  # bytes of a table file of one shard
 BATCH = 4096  # rows
-CHUNKS, COLUMNS = 2_000_000, 10_000  # columns of all row groups together, and of one
-_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # of a value in memory, by its type in the file
+CHUNKS, COLUMNS = 2_000_000, 10_000  # column chunks of all row groups, and columns of one
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # bytes of a value, by its type in the file
 
 
 @contextmanager
 def opened(path: Path | str, *, within: Path | str | None = None, about: Any = None) -> Iterator[pq.ParquetFile]:
-    """A parquet file to read from. Its columns are read after `refuse_large` of them.
+    """A context with a parquet file open for reading. Call `refuse_large` before reading columns.
 
-    about: its footer, where it was read before.
+    about: the file's footer, if it was read before.
 
     Raises:
-        ValueError: it is no regular file, leads out of `within`, or is damaged; whatever is raised while it is read is told so as well.
+        ValueError: it is no regular file, leads out of `within`, or is damaged; errors while it is read become ValueErrors, too.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -57,19 +57,19 @@ def opened(path: Path | str, *, within: Path | str | None = None, about: Any = N
                 yield found
         except MemoryError as error:
             raise ValueError(f"{path} unpacks to more than {LARGEST:,} bytes, the most that is read at once: {error}") from None
-        except (pa.ArrowException, OSError, KeyError, IndexError, ValueError, OverflowError) as error:  # the last: days of no calendar
+        except (pa.ArrowException, OSError, KeyError, IndexError, ValueError, OverflowError) as error:  # the last: invalid dates
             told = str(error)
             raise ValueError(told if str(path) in told else f"{path} is damaged: {told}") from None
 
 
 def read(path: Path | str, columns: Sequence[str] | None = None, *, group: int | None = None, within: Path | str | None = None) -> pa.Table:
-    """Some columns of a file, of those that it has (None: all), or of one of its row groups. Raises ValueError as `opened` does."""
+    """Columns of a file (None: all; missing ones are left out), or of one row group. Raises ValueError as `opened` does."""
     with opened(path, within=within) as file:
         return taken(file, path, columns, group=group)
 
 
 def taken(file: pq.ParquetFile, path: Path | str, columns: Sequence[str] | None = None, *, group: int | None = None) -> pa.Table:
-    """The same of an opened file."""
+    """`read` for an open file."""
     there = file.schema_arrow.names if columns is None else [name for name in columns if name in file.schema_arrow.names]
     groups = range(file.metadata.num_row_groups) if group is None else [group]
     with refuse_large(file, path, there, groups):
@@ -79,7 +79,7 @@ def taken(file: pq.ParquetFile, path: Path | str, columns: Sequence[str] | None 
 
 
 def batches(file: pq.ParquetFile, path: Path | str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of an opened file, some rows at a time, however many it has. Raises ValueError for rows that take too much memory."""
+    """Columns of an open file in batches of rows, for files of any length. Raises ValueError for rows that take too much memory."""
     for group in range(file.metadata.num_row_groups):
         _most(file.metadata, path, columns, [group], at_once=False)
         rows = file.iter_batches(BATCH, row_groups=[group], columns=list(columns))
@@ -93,16 +93,16 @@ def batches(file: pq.ParquetFile, path: Path | str, columns: Sequence[str]) -> I
 
 @contextmanager
 def refuse_large(file: pq.ParquetFile, path: Path | str, columns: Sequence[str], groups: Sequence[int]) -> Iterator[None]:
-    """Read these columns of these groups inside. Raises ValueError where a footer claims what its pages do not hold, and where what they
-    hold takes more than `LARGEST` bytes; where that cannot be told before, memory above it is refused to this process meanwhile."""
+    """A context for reading columns of row groups. Raises ValueError if the footer claims more than the pages hold, or if the columns take
+    more than `LARGEST` bytes. Where their size cannot be known before, the process cannot allocate more than that inside."""
     most = _most(file.metadata, path, columns, groups)
     with _fenced(LARGEST) if most > LARGEST else nullcontext():
         yield
 
 
 def _most(about: Any, path: Path | str, columns: Sequence[str], groups: Sequence[int], *, at_once: bool = True) -> int:
-    """The bytes that columns of groups can take at most; a dictionary's longest text counted for every value. Raises ValueError where they
-    surely take too many, unless they are not read `at_once`."""
+    """An upper bound of the bytes that columns of row groups take; every value counts as the dictionary's longest text. Raises ValueError
+    if they certainly take too many, unless they are not read `at_once`."""
     wanted = [place for place in range(about.num_columns) if about.schema.column(place).path.partition(".")[0] in set(columns)]
     total = plain = 0
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -124,7 +124,7 @@ def _most(about: Any, path: Path | str, columns: Sequence[str], groups: Sequence
 
 
 def _pages(content: mmap.mmap, chunk: Any) -> tuple[int, int, int]:
-    """Bytes that the pages of a column of a group unpack to, values that they hold, and bytes of its dictionary."""
+    """Of a column chunk: the bytes that its pages unpack to, the number of its values, and the bytes of its dictionary."""
     begin = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
     end = begin + chunk.total_compressed_size
     if not 0 <= begin <= end <= len(content):
@@ -143,7 +143,7 @@ def _pages(content: mmap.mmap, chunk: Any) -> tuple[int, int, int]:
 
 
 def _struct(content: mmap.mmap, at: int, end: int, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """A struct of Thrift's compact protocol, its numbers and structs by field, and where it ends."""
+    """The numbers and structs in a struct of Thrift's compact protocol, by field, and the offset of its end."""
     found: dict[int, Any] = {}
     number = 0
     while True:
@@ -161,7 +161,7 @@ def _struct(content: mmap.mmap, at: int, end: int, depth: int = 0) -> tuple[dict
 
 
 def _field(content: mmap.mmap, at: int, end: int, kind: int, depth: int) -> tuple[Any, int]:
-    if kind in (1, 2):  # true, false: of no bytes
+    if kind in (1, 2):  # true and false take no bytes
         return kind == 1, at
     if kind == 3:
         return 0, at + 1
@@ -195,7 +195,7 @@ def _signed(content: mmap.mmap, at: int, end: int) -> tuple[int, int]:
 
 @contextmanager
 def _fenced(most: int) -> Iterator[None]:
-    """Refuse this process more than `most` bytes beyond what it has mapped: what asks for them gets a MemoryError."""
+    """A context in which this process can map at most `most` further bytes; larger allocations raise MemoryError."""
     with open("/proc/self/statm", "rb") as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

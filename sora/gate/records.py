@@ -1,7 +1,7 @@
-"""Files of texts that people write: lines, JSON and tables, read in one way whoever asks for them.
+"""Reads tables and lists of text that people write: lines, JSON, CSV and parquet, in one way for all commands.
 
-Text is UTF-8; a byte order mark at its start is none of it, and UTF-16 is read where such a mark says so. A line ends with \\n or \\r\\n
-and with nothing else: other marks that some programs break lines at (\\r, \\v, \\f, U+0085, U+2028) are letters of the text.
+Text is UTF-8, with or without a byte order mark, or UTF-16 with one. A line ends with \\n or \\r\\n only; other marks at which some
+programs break lines (\\r, \\v, \\f, U+0085, U+2028) are part of the text.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sora.gate.files import read
 from sora.gate.texts import FileLimit, once, refuse_deep, refuse_many
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-LONGEST = csv.field_size_limit()  # letters of one text
-TABLE = FileLimit(256 << 20, 16_000_000)  # of a file of texts; as .parquet it may be larger, since that is read a part at a time
+LONGEST = csv.field_size_limit()  # characters of one value
+TABLE = FileLimit(256 << 20, 16_000_000)  # of a table; .parquet files may be larger, because they are read in parts
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Record(NamedTuple):
-    """A row of a table. place: for people, "captions.csv line 3". typed: false where every value is a text, as in .csv."""
+    """A row of a table. place: for messages, as in "captions.csv line 3". typed: false if every value is text, as in .csv."""
 
     place: str
     values: Mapping[str, Any]
@@ -33,7 +33,7 @@ class Record(NamedTuple):
 
 
 def read_bytes(path: Path, named: str, *, most: int = TABLE.bytes) -> bytes:
-    """What a file holds. Raises ValueError for one that is not there, no regular file, cannot be read or has more than `most` bytes."""
+    """The content of a file. Raises ValueError if it does not exist, is no regular file, cannot be read or has more than `most` bytes."""
     try:
         return read(path, most=most)
     except ValueError as error:
@@ -43,7 +43,7 @@ def read_bytes(path: Path, named: str, *, most: int = TABLE.bytes) -> bytes:
 
 
 def text_of(content: bytes, named: str) -> str:
-    """Bytes as text. Raises ValueError with the line that is none."""
+    """Decode text. Raises ValueError with the line that cannot be decoded."""
     wide = content.startswith(_WIDE)
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")
@@ -54,25 +54,25 @@ def text_of(content: bytes, named: str) -> str:
 
 
 def lines_of(text: str, named: str) -> list[str]:
-    """The lines of a text, without their ends. Raises ValueError where \\r alone ends all of them."""
+    """The lines of a text, without line ends. Raises ValueError if \\r alone ends all of them."""
     if "\n" not in text and "\r" in text.rstrip("\r"):
         raise ValueError(f"{named} has no line ends but \\r, as on old Macintoshes; save it with \\n")
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def json_of(text: str, named: str) -> Any:
-    """The value of a JSON text. Raises ValueError for none, and for an object that has a key twice: one of its values would be lost."""
+    """The value of a JSON text. Raises ValueError for other text, and for a duplicate key, because one of its values would be lost."""
     try:
         refuse_many(text.encode("utf-8", "surrogatepass"), TABLE)
         value = json.loads(text, object_pairs_hook=once)
         refuse_deep(value, TABLE)
         return value
-    except (ValueError, RecursionError) as error:  # also numbers of very many digits
+    except (ValueError, RecursionError) as error:  # also integers with too many digits
         raise ValueError(f"{named} is no JSON: {error}") from None
 
 
 def refuse_half(text: str, named: str) -> None:
-    """Raise ValueError for a text that cannot be written: a tool cut it in the middle of a letter, or its bytes were no UTF-8."""
+    """Raise ValueError for text that cannot be encoded: a tool cut it inside a character, or its bytes were no UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -80,12 +80,12 @@ def refuse_half(text: str, named: str) -> None:
 
 
 def records(path: Path, named: str, *, bare: str | None = None) -> Iterator[Record]:
-    """The rows of a table, in order; the suffix says which kind it is, in whatever spelling. Empty lines are none.
+    """The rows of a table, in order; the file's suffix, in upper or lower case, tells its kind. Empty lines are skipped.
 
-    named: the key and the file, for messages. bare: the key of texts that stand in JSON where objects do (None: they are refused).
+    named: the key and the file, for messages. bare: the key for JSON texts that stand in place of objects; None refuses them.
 
     Raises:
-        ValueError: the file or a row of it is not what its kind asks for; the message has the line.
+        ValueError: the file or a row does not fit its kind; the message has the line.
     """
     path, kind = Path(path), Path(path).suffix.lower()
     if kind not in TABLES:
@@ -114,7 +114,7 @@ def records(path: Path, named: str, *, bare: str | None = None) -> Iterator[Reco
 
 
 def _separated(text: str, named: str, *, separator: str) -> Iterator[Record]:
-    """Rows below a line of names; each has as many fields as there are names."""
+    """The rows below a header line; each must have as many fields as the header."""
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=separator, strict=True)
     names: list[str] | None = None
     while True:
@@ -142,8 +142,8 @@ def _separated(text: str, named: str, *, separator: str) -> Iterator[Record]:
 
 
 def _refuse_other_separator(names: Sequence[str], named: str, line: int, separator: str) -> None:
-    """Raise ValueError for a table of one column whose name holds what other tables stand between columns, as spreadsheets save it in
-    countries that write 1,5: all of a row would be one text."""
+    """Raise ValueError for a table with one column whose name contains another separator. Spreadsheets write it in countries with decimal
+    commas, and a whole row would be read as one text."""
     others = {",": ("commas", ";\t"), "\t": ("tabs", ",;")}
     what, signs = others[separator]
     if len(names) == 1 and any(sign in names[0] for sign in signs):

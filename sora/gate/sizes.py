@@ -1,4 +1,4 @@
-"""Sizes are bounded where they are asked for: by key, or by what the machine has, with both numbers told."""
+"""Upper bounds of sizes in a configuration: by key, or by this machine's memory. Messages give both numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Of networks that can be built at all; the largest published ones have some 100 blocks of a width of some 16,000.
+# Bounds for networks; the largest published ones have about 100 blocks of width 16,000.
 MOST: Mapping[str, int] = {
     **dict.fromkeys(("depth", "dual", "blocks", "decoder_blocks", "levels"), 1024),
     **dict.fromkeys(("width", "widths", "inner", "text_width", "pooled_width"), 1 << 17),
@@ -17,11 +17,11 @@ MOST: Mapping[str, int] = {
     "latent_channels": 4096,
 }
 MOST_WORKERS = 1024  # processes that one command starts on a machine
-ANY = 1 << 24  # of any other whole number of a network, such as a vocabulary
+ANY = 1 << 24  # bound of all other integers of a network, such as a vocabulary
 
 
 def refuse_size(key: str, value: Any) -> None:
-    """Raise ValueError for a whole number of a network, or a list with one, that is above what its key (the last part of it) may be."""
+    """Raise ValueError for an integer of a network, or a list with one, above the bound of its key (the last part of the dotted key)."""
     most = MOST.get(key.rpartition(".")[2], ANY)
     for item in value if isinstance(value, list | tuple) else [value]:
         if isinstance(item, list | tuple):
@@ -31,7 +31,7 @@ def refuse_size(key: str, value: Any) -> None:
 
 
 class Number(NamedTuple):
-    """The numbers that a key takes. above: whether `least` itself is none of them. whole: without a fraction."""
+    """The range of numbers that a key takes. above: `least` is excluded. whole: integers only."""
 
     least: float = -math.inf
     above: bool = False
@@ -39,7 +39,7 @@ class Number(NamedTuple):
     most: float = math.inf
 
     def of(self, value: Any, named: str) -> float:
-        """The value as a number. Raises ValueError for any other."""
+        """The value as a number. Raises ValueError if it is none or out of range."""
         if isinstance(value, str | bool) or not isinstance(value, int | float):
             quotes = "; write it without quotes" if isinstance(value, str) and number_in(value) is not None else ""
             raise ValueError(f"{named}={value!r} is no number{quotes}")
@@ -55,7 +55,7 @@ class Number(NamedTuple):
 
 
 def number_in(text: str, otherwise: Any = None) -> Any:
-    """A number that is written out, as people write it."""
+    """The number that a text spells, or `otherwise`."""
     for kind in (int, float):
         try:
             return kind(text.strip())
@@ -65,14 +65,14 @@ def number_in(text: str, otherwise: Any = None) -> Any:
 
 
 def refuse_numbers(config: Mapping[str, Any], numbers: Mapping[str, Number]) -> None:
-    """Raise ValueError for a key of a configuration that no number of its kind stands for; null stands for itself."""
+    """Raise ValueError for a key of a configuration whose value is not in its range; null is allowed."""
     for key, number in numbers.items():
         if config.get(key) is not None:
             number.of(config[key], key)
 
 
 def memory() -> int:
-    """Bytes of memory that this process may use: of the machine, or of its control group if that has less."""
+    """Bytes of memory that this process may use: the machine's, or its control group's if that has less."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
@@ -85,9 +85,10 @@ def memory() -> int:
 
 @contextmanager
 def bounded(most: int | None, what: str, *, advice: str) -> Iterator[None]:
-    """Networks that are built inside have at most `most` numbers in their weights (None: what this machine's memory holds in float32).
+    """A context in which built networks may have at most `most` weights in all (None: as many as this machine's memory holds in float32).
 
-    Weights are counted as they are made, before they are filled and take memory. what, advice: for the message. Raises ValueError for more.
+    Weights are counted as they are created, before they are filled and take memory. what, advice: for the message. Raises ValueError for
+    more.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook as when_made
 
@@ -103,7 +104,7 @@ def bounded(most: int | None, what: str, *, advice: str) -> Iterator[None]:
     handle = when_made(count)
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # one weight alone that no machine holds
+    except (RuntimeError, MemoryError) as error:  # a single weight that no machine holds
         if "allocate memory" not in str(error) and "overflow" not in str(error).lower():
             raise
         raise ValueError(f"{what} has a weight that cannot be allocated, and {fits}; {advice}") from None

@@ -1,6 +1,6 @@
-"""What a safetensors file holds, by its header alone, and writing one; and whether numbers that were read are finite.
+"""Reads the headers of safetensors files, loads and writes such files, and checks that numbers are finite.
 
-The format is 8 bytes with the length of a JSON header, the header (name: dtype, shape, data_offsets), and the numbers, without gaps.
+A file is 8 bytes with the length of a JSON header, the header (name: dtype, shape, data_offsets), and the numbers, without gaps.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SIZES = {
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
 }  # bytes of one number
 HEADER = FileLimit(64 << 20, 2_000_000, depth=4)
-NAMES = 100_000  # tensors of one file
+NAMES = 100_000  # tensors in one file
 ABOUT = "__metadata__"
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _TENSOR = {"dtype": word(*SIZES), "shape": Items(whole(), most=8), "data_offsets": Row((whole(), whole()))}
 
 
 class Held(NamedTuple):
-    """A tensor of a file: its type as the format names it, its shape, and where its bytes lie behind the header."""
+    """A tensor in a file: its dtype as the format names it, its shape, and the range of its bytes after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -42,19 +42,19 @@ class Held(NamedTuple):
 
 
 class Header(NamedTuple):
-    """tensors: by name. about: texts that who wrote the file added."""
+    """The tensors of a file by name, and texts that its writer added."""
 
     tensors: Mapping[str, Held]
     about: Mapping[str, str]
 
 
 def header(path: Path | str, *, within: Path | str | None = None) -> Header:
-    """What a safetensors file says that it holds, which is all of it and nothing else.
+    """The header of a safetensors file, checked against the size of the file.
 
     within: see `sora.gate.files.regular`.
 
     Raises:
-        ValueError: it is no regular file, or damaged: what its header says is of another form, or not of the file's size.
+        ValueError: it is no regular file, or it is damaged: its header has another form, or does not fit the file's size.
     """
     with opened(path, within=within) as file:
         size = os.fstat(file.fileno()).st_size
@@ -76,7 +76,7 @@ def header(path: Path | str, *, within: Path | str | None = None) -> Header:
 
 
 def _refuse_gaps(path: Path | str, held: Mapping[str, Held], size: int) -> None:
-    """Raise ValueError unless tensors lie one behind the other, each in the bytes of its shape, to the end of the file."""
+    """Raise ValueError unless the tensors fill the file without gaps, each with the number of bytes of its shape."""
     end = 0
     for name, one in sorted(held.items(), key=lambda item: (item[1].begin, item[1].end)):
         if one.begin != end or one.end - one.begin != prod(one.shape) * SIZES[one.dtype]:
@@ -94,12 +94,12 @@ def load(path: Path | str, *, within: Path | str | None = None) -> dict[str, Ten
     header(path, within=within)
     try:
         return load_file(path)
-    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
+    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path | str, about: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file. A disk that does not take it is an OSError as any other, of which safetensors makes a word of its own."""
+    """Write a safetensors file. A full disk raises OSError, which safetensors replaces by an error of its own."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -112,15 +112,15 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path | str, about: Mappin
 
 
 def refuse_not_finite(tensors: Mapping[str, Tensor], named: Path | str) -> None:
-    """Raise ValueError, naming the first tensor that does, where one holds a number that is not finite. Reads each once."""
+    """Raise ValueError, naming the tensor, if one holds a number that is not finite. Reads each tensor once."""
     for name, value in tensors.items():
         if not finite(value):
             raise ValueError(f"{named} holds numbers that are not finite, in {name}: it is damaged, or of a training that went wrong")
 
 
 def finite(value: Tensor) -> bool:
-    """Whether all numbers of a tensor are; without a copy of it."""
+    """Whether all numbers of a tensor are finite; makes no copy."""
     if not value.is_floating_point() or not value.numel():
         return True
-    low, high = value.detach().aminmax()  # not-a-number wins in either
+    low, high = value.detach().aminmax()  # both are NaN if any number is
     return bool(low.isfinite() & high.isfinite())

@@ -1,7 +1,7 @@
 """JSON, lines of JSON and YAML as plain values, within the limits of their kind of file.
 
-What two readers would read differently is refused: a key that comes twice, a number that no float holds, half a character, a YAML tag,
-alias or merge.
+Text that two readers may read differently is refused: duplicate keys, numbers that no float holds, lone surrogates, YAML tags, aliases and
+merges.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import Any, NamedTuple, NoReturn
 
 from sora.gate.files import read
 
-_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")  # of half a character, or of one of two halves
+_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")  # escapes of surrogates
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BITS = 1024  # of a whole number; one of 5,000 digits, which may be written in few letters of another base, cannot be printed
+_BITS = 1024  # bits of an integer; Python cannot print one of 5,000 digits, which hexadecimal writes shorter
 _SCALARS = (str, int, float, bool, type(None))
 
 
 class FileLimit(NamedTuple):
-    """The most that a kind of file has: bytes, items of all its lists and mappings together, and lists and mappings within one another."""
+    """Limits for a kind of file: bytes, items in all its lists and mappings together, and depth of nesting."""
 
     bytes: int
     items: int
     depth: int = 48
 
 
-CARD = FileLimit(4 << 20, 200_000)  # says what one thing is: run.json, vae.json, remote.json, a sidecar, a marker
+CARD = FileLimit(4 << 20, 200_000)  # describes one thing: run.json, vae.json, remote.json, a sidecar, a marker
 STATE = FileLimit(64 << 20, 2_000_000)  # grows with a run: state.json, scores.json
 LIST = FileLimit(256 << 20, 8_000_000)  # grows with shards, tensors or steps: dataset.json, manifest.json, metrics.jsonl
-CONFIG = FileLimit(1 << 20, 20_000)  # YAML, of which a second reads some 100 kB
+CONFIG = FileLimit(1 << 20, 20_000)  # YAML, of which about 100 kB are read per second
 
 
 def read_json(path: Path | str, *, limit: FileLimit = CARD, within: Path | str | None = None) -> Any:
     """The value of a JSON file.
 
     Raises:
-        ValueError: it does not exist, is no regular file, leads out of `within`, is above a limit or no JSON; the message names it.
+        ValueError: it does not exist, is no regular file, leads out of `within`, exceeds a limit, or is no JSON; the message names it.
     """
     content = read(path, most=limit.bytes, within=within)
     try:
@@ -49,8 +49,8 @@ def read_json(path: Path | str, *, limit: FileLimit = CARD, within: Path | str |
 
 
 def json_of(content: bytes, *, limit: FileLimit) -> Any:
-    """The value of JSON in UTF-8. Raises ValueError for what is none, has a key twice, a number that is not finite or half a character in
-    it, or is above a limit."""
+    """The value of JSON in UTF-8. Raises ValueError for other text, a duplicate key, a number that is not finite, a lone surrogate, or more
+    than a limit."""
     refuse_many(content, limit)
     try:
         value = json.loads(content.decode("utf-8"), parse_float=_finite, parse_constant=_no_number, object_pairs_hook=once)
@@ -64,7 +64,7 @@ def json_of(content: bytes, *, limit: FileLimit) -> Any:
 
 
 def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping of pairs. Raises ValueError for a key that comes twice: one of its values would be lost."""
+    """A mapping of pairs. Raises ValueError for a duplicate key, because one of its values would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen = set[str]()
@@ -74,7 +74,7 @@ def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def refuse_deep(value: Any, limit: FileLimit) -> None:
-    """Raise ValueError for lists and mappings that are too deep within one another."""
+    """Raise ValueError for lists and mappings that are nested too deeply."""
     ahead = [(value, 1)]
     while ahead:
         one, depth = ahead.pop()
@@ -85,9 +85,9 @@ def refuse_deep(value: Any, limit: FileLimit) -> None:
 
 
 def refuse_many(content: bytes, limit: FileLimit) -> None:
-    """Raise ValueError for JSON, or lines of it, of too many items."""
+    """Raise ValueError for JSON, or lines of JSON, with too many items."""
     if sum(map(content.count, _BEFORE_ITEMS)) > limit.items:
-        bare = _STRINGS.sub(b"", content)  # a text may hold as many commas as it likes
+        bare = _STRINGS.sub(b"", content)  # commas inside strings do not count
         if (items := sum(map(bare.count, _BEFORE_ITEMS))) > limit.items:
             raise ValueError(f"it has {items:,} items, and {limit.items:,} are the most that such a file has")
 
@@ -107,7 +107,7 @@ def _no_number(word: str) -> NoReturn:
 
 
 def json_lines(content: bytes, *, limit: FileLimit) -> Iterator[Any]:
-    """The values of lines of JSON; lines that are none, such as one that was cut, are left out. Raises ValueError above a limit."""
+    """The values of lines of JSON; other lines, such as one that was cut, are skipped. Raises ValueError above a limit."""
     refuse_many(content, limit)
     for line in content.split(b"\n"):
         try:
@@ -117,7 +117,7 @@ def json_lines(content: bytes, *, limit: FileLimit) -> Iterator[Any]:
 
 
 def read_lines(path: Path | str, *, within: Path | str | None = None) -> list[Any]:
-    """The values of a file of JSON lines, see `json_lines`. Raises ValueError where it is no regular file, or above a limit."""
+    """The values of a file of JSON lines, see `json_lines`. Raises ValueError if it is no regular file, or exceeds a limit."""
     content = read(path, most=LIST.bytes, within=within)
     try:
         return list(json_lines(content, limit=LIST))
@@ -126,16 +126,16 @@ def read_lines(path: Path | str, *, within: Path | str | None = None) -> list[An
 
 
 def yaml_of(content: bytes, *, limit: FileLimit = CONFIG) -> Any:
-    """The value of YAML in UTF-8: mappings with texts as keys, lists, texts, finite numbers, truth and nothing; no alias, tag or merge.
+    """The value of YAML in UTF-8: mappings with text keys, lists, text, finite numbers, booleans and null; no aliases, tags or merges.
 
     Raises:
-        ValueError: it is no YAML or holds anything else, or is above a limit.
+        ValueError: it is no YAML, holds anything else, or exceeds a limit.
     """
     import yaml
 
     class Plain(yaml.SafeLoader):
-        """Without aliases, of which a few lines stand for more than memory holds, tags, merges and keys that come twice, and within limits
-        while it is read."""
+        """A YAML loader that refuses aliases (a few lines of which expand beyond memory), tags, merges and duplicate keys, and checks
+        limits while it reads."""
 
         def __init__(self, stream: str) -> None:
             super().__init__(stream)
@@ -156,7 +156,7 @@ def yaml_of(content: bytes, *, limit: FileLimit = CONFIG) -> Any:
             return found
 
         def flatten_mapping(self, node: Any) -> None:
-            """Instead of merging what `<<` names: keys are those that stand there, each once."""
+            """Check that keys are unique, and refuse `<<` instead of merging."""
             seen = set[str]()
             for key, _ in node.value:
                 name, line = str(key.value), key.start_mark.line + 1
@@ -178,8 +178,8 @@ def yaml_of(content: bytes, *, limit: FileLimit = CONFIG) -> Any:
 
 
 def refuse_odd(value: Any, place: str = "") -> None:
-    """Raise ValueError for anything but mappings with texts as keys, lists and plain values, such as a date or bytes, for a number that is
-    not finite and for half a character, naming its place."""
+    """Raise ValueError, naming its place, for a value other than mappings with text keys, lists and plain values (a date or bytes, say),
+    for a number that is not finite, and for a lone surrogate."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):

@@ -1,9 +1,9 @@
-"""Whether a file that names other places may have them read: only what this user wrote, or what this command line allows.
+"""Whether a file may make sora read the other places that it names: only if this user wrote it, or this command line allows the place.
 
-A run, an index or a dataset may be a stranger's. What it names outside its own folder (a folder, a file, a URL, a model of the hub) is
-read in two cases only: the file bears this user's seal, or `--allow PLACE` stands on the command line. A seal is a keyed hash
-(HMAC-SHA-256, RFC 2104) over what the file says; its key lies in this user's state folder and leaves it nowhere, so that no one else's
-file has one. What is allowed stands in the variable SORA_ALLOW, a place a line, which worker processes inherit.
+A run, an index or a dataset may be a stranger's. A place outside its own folder (a folder, a file, a URL, a model of the hub) is read in
+two cases only: the file has this user's seal, or `--allow PLACE` is on the command line. A seal is a keyed hash (HMAC-SHA-256, RFC 2104) of
+the file's content. Its key lies in this user's state folder and never leaves it, so no other user's file has such a seal. Allowed places
+are in the variable SORA_ALLOW, one a line, which worker processes inherit.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ KEY_BYTES = 32
 
 
 def key_file() -> Path:
-    """Where this user's key lies: in XDG_STATE_HOME, which is ~/.local/state where nothing else is said."""
+    """The file of this user's key, in XDG_STATE_HOME, which is ~/.local/state by default."""
     said = os.environ.get("XDG_STATE_HOME", "")
     return (Path(said) if os.path.isabs(said) else Path("~/.local/state").expanduser()) / "sora" / "seal.key"
 
 
 def seal(*said: Any) -> str | None:
-    """This user's seal on what a file says, plain JSON; hexadecimal. None where the key can neither be read nor made (a home that is
-    read-only)."""
+    """This user's seal on the content of a file (plain JSON), hexadecimal. None if the key can neither be read nor created, as in a
+    read-only home."""
     key = _key() or _new_key()
     return None if key is None else _hash(key, said)
 
 
 def sealed(found: object, *said: Any) -> bool:
-    """Whether `found` is this user's seal on that."""
+    """Whether `found` is this user's seal on this content."""
     return isinstance(found, str) and found.isascii() and (key := _key()) is not None and hmac.compare_digest(found, _hash(key, said))
 
 
 def allowed(place: str | Path) -> bool:
-    """Whether the command line allows a folder, file, URL or model of the hub (hf://OWNER/NAME), or what holds it."""
+    """Whether the command line allows a folder, file, URL or model of the hub (hf://OWNER/NAME), or one that contains it."""
     wanted = _parts(str(place))
     return wanted is not None and any(_parts(line) == wanted[: len(_parts(line) or ())] for line in _lines() if _parts(line))
 
 
 @contextmanager
 def allowing(places: Iterable[str]) -> Iterator[None]:
-    """Allow these places, too, in this process and in those that it starts."""
+    """A context in which this process and those that it starts may also read these places."""
     before = os.environ.get(ALLOW)
     more = [absolute(place) for place in places]
     if more:
@@ -64,7 +64,7 @@ def allowing(places: Iterable[str]) -> Iterator[None]:
 
 
 def absolute(place: str) -> str:
-    """A place as it is named from any folder. Raises ValueError for what names none."""
+    """A place in absolute form. Raises ValueError for text that names no place."""
     if not place.strip() or "\n" in place:
         raise ValueError(f"--allow {place!r} names no place; it is a folder, a file, a URL or a model of the hub, hf://OWNER/NAME")
     credentials.refuse(place, said_by="--allow")
@@ -72,12 +72,12 @@ def absolute(place: str) -> str:
 
 
 def within(path: Path | str, folder: Path | str) -> bool:
-    """Whether a path lies in a folder once links are followed."""
+    """Whether a path lies in a folder after links are resolved."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def words(*places: str | Path) -> str:
-    """The words that allow these places on a command line."""
+    """The command-line words that allow these places."""
     import shlex
 
     return " ".join(f"--allow {shlex.quote(str(place))}" for place in places)
@@ -88,7 +88,7 @@ def _lines() -> list[str]:
 
 
 def _parts(place: str) -> tuple[str, ...] | None:
-    """A place from its root on, so that what holds another begins like it; None for one that climbs."""
+    """The parts of a place from its root on, of which those of a containing place are a prefix; None for one with `..`."""
     scheme, found, rest = place.partition("://")
     if not found:
         return ("", *Path(os.path.realpath(place)).parts)
@@ -101,7 +101,7 @@ def _hash(key: bytes, said: tuple[Any, ...]) -> str:
 
 
 def _key() -> bytes | None:
-    """The key; None where there is none, or where it is somebody else's."""
+    """The key; None if there is none, or it belongs to another user."""
     try:
         with open(key_file(), "rb") as file:
             own = os.fstat(file.fileno()).st_uid == os.getuid()
@@ -112,7 +112,7 @@ def _key() -> bytes | None:
 
 
 def _new_key() -> bytes | None:
-    """Make the key; of several processes that do at once, the first one's holds."""
+    """Create the key; if several processes do so at once, the first one's is used."""
     path = key_file()
     staging = path.with_name(f".staging-{os.getpid()}-{secrets.token_hex(4)}")
     try:

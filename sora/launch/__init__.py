@@ -1,1 +1,1 @@
-"""Starting commands: in a row, and under Slurm."""
+"""Starts commands: one after another, and under Slurm."""

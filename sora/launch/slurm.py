@@ -1,4 +1,4 @@
-"""Commands as Slurm jobs: `sbatch` of the scripts in slurm/, one job for a command and one array for a sweep."""
+"""Commands as Slurm jobs: `sbatch` of the scripts in slurm/, with one job for a command and one array for a sweep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SCRIPTS = ("train.sbatch", "array.sbatch", "job.sh")
-# What a configuration may hand to sbatch: none of these runs a program, sets a variable of the job, or writes a file.
+# Options of sbatch that a configuration may set: none of these runs a program, sets a variable of the job, or writes a file.
 OPTIONS = (
     *("begin", "comment", "constraint", "deadline", "dependency", "exclude", "exclusive", "gres", "hold", "mail-type", "mail-user"),
     *("mem", "mem-per-cpu", "mem-per-gpu", "nice", "nodelist", "priority", "qos", "reservation", "switches", "tmp"),
@@ -23,16 +23,16 @@ OPTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
-    """What is asked of Slurm for each job; None leaves it to the script or the cluster.
+    """The settings of each Slurm job; None leaves a setting to the script or the cluster.
 
-    tasks: processes of each node, one for each GPU. cpus: of each task. gpus: of each node. time: limit, as sbatch reads it (a
-    number is minutes). warning: seconds before the limit at which training is asked to save; Slurm looks twice a minute and may ask a
-    minute earlier. at_once: jobs of a sweep that run together. dry: show what would be submitted, and submit nothing. options:
-    more words for sbatch, out of `OPTIONS`, such as [--mem=0, --exclusive]. Jobs run the Python that submits them, or the words in the
-    variable SORA_PYTHON, such as "apptainer exec --nv sora.sif python".
+    tasks: processes per node, one for each GPU. cpus: per task. gpus: per node. time: limit as sbatch reads it (a number is minutes).
+    warning: seconds before the limit at which training is asked to save; Slurm checks twice a minute and may ask up to a minute early.
+    at_once: jobs of a sweep that run at the same time. dry: print what would be submitted, and submit nothing. options: more words for
+    sbatch, out of `OPTIONS`, such as [--mem=0, --exclusive]. Jobs run the Python that submits them, or the words in the variable
+    SORA_PYTHON, such as "apptainer exec --nv sora.sif python".
 
     Raises:
-        ValueError: an option that is not of `OPTIONS`, a time that is none, or a warning that leaves less than half of it to train.
+        ValueError: an option that is not in `OPTIONS`, an invalid time, or a warning that leaves less than half of the time to train.
     """
 
     nodes: int
@@ -59,13 +59,13 @@ class Slurm:
             )
 
     def job(self, verb: str, words: Sequence[str]) -> Submission:
-        """Of `sora VERB WORDS…`."""
+        """The submission of `sora VERB WORDS…`."""
         if verb == "train":
             return self._of(scripts() / "train.sbatch", words)
         return self.array(verb, [words], Path("outputs") / "jobs")
 
     def array(self, verb: str, runs: Sequence[Sequence[str]], folder: Path) -> Submission:
-        """Of the commands as one array, whose list, a line for each, is to be written into `folder`."""
+        """The submission of several commands as one array; `submit` writes their list, one a line, into `folder`."""
         if broken := next((word for words in runs for word in words if "\n" in word), None):
             raise ValueError(
                 f"{broken!r} is of several lines, and an array reads a command from each line; prompts can stand in prompts=FILE"
@@ -82,8 +82,8 @@ class Slurm:
         return Submission(script, ("sbatch", "--parsable", "--export=ALL", *self._asked(), *more, str(script), *words), python)
 
     def refuse_ranks(self, trainer: Mapping[str, Any], *, packs: int) -> None:
-        """Raise ValueError unless the trainer of these keys lays out the ranks that a job starts, and these divide the packs of a step:
-        told now, not after the queue."""
+        """Raise ValueError, before the job is queued, unless the trainer lays out the ranks that a job starts, and these divide the packs
+        of a step."""
         devices, nodes = trainer.get("devices", 1), trainer.get("nodes", 1)
         if (self.tasks if devices is None else devices, self.nodes if nodes is None else nodes) != (self.tasks, self.nodes):
             said = " ".join(f"trainer.{name}={count}" for name, count in (("devices", devices), ("nodes", nodes)) if count is not None)
@@ -115,7 +115,7 @@ class Slurm:
 
 @dataclass(frozen=True)
 class Submission:
-    """One call of sbatch. python: what runs Python in the job. commands: of an array, which are the lines of the file `listing`."""
+    """One call of sbatch. python: the words that run Python in the job. commands: of an array; the lines of the file `listing`."""
 
     script: Path
     line: tuple[str, ...]
@@ -124,7 +124,7 @@ class Submission:
     commands: tuple[str, ...] = ()
 
     def submit(self) -> str:
-        """The job's number."""
+        """Submit the job and return its number."""
         if shutil.which("sbatch") is None:
             raise ValueError(
                 "there is no sbatch here, so nothing can be submitted; use launcher=here, or a login node of the cluster "
@@ -135,7 +135,7 @@ class Submission:
             try:
                 with self.listing.open("x", encoding="utf-8") as file:
                     file.write("".join(f"{command}\n" for command in self.commands))
-            except FileExistsError:  # of somebody who submits at this moment: their jobs read it
+            except FileExistsError:  # another process submits the same list now, and its jobs read it
                 raise ValueError(f"{self.listing} has just been written by another command; submit again") from None
         environment = {**os.environ, "SORA_PYTHON": self.python}
         done = subprocess.run(self.line, env=environment, capture_output=True, text=True, check=False)
@@ -144,7 +144,7 @@ class Submission:
         return done.stdout.strip().split(";")[0]
 
     def shown(self) -> str:
-        """What `submit` would do: the batch script and what it calls, the commands of an array, and last the line."""
+        """What `submit` would do: the batch script and what it calls, the commands of an array, and the sbatch line."""
         files = (self.script, self.script.parent / "job.sh")
         parts = [f"# {path}\n{path.read_text(encoding='utf-8')}" for path in files]
         if self.listing is not None:
@@ -153,10 +153,10 @@ class Submission:
 
 
 def seconds(time: str | int) -> int:
-    """A time limit as sbatch reads it: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS; 0 where there is no limit.
+    """The seconds of a time limit as sbatch reads it: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS; 0 for no limit.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the time has none of these forms.
     """
     text = str(time)
     if text.upper() in ("0", "UNLIMITED", "INFINITE"):

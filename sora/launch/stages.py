@@ -1,11 +1,11 @@
-"""Commands one after another, each in a process of its own: finished ones are skipped, interrupted ones go on or are made anew.
+"""Runs commands one after another, each in its own process: finished ones are skipped, interrupted ones continue or start again.
 
     FOLDER/stages/NAME.json       a finished stage: its command, the hash of what it depends on, seconds, commit
-    FOLDER/stages/NAME.begun      a stage that began: the same hash, and the seconds that earlier attempts took
+    FOLDER/stages/NAME.begun      a started stage: the same hash, and the seconds that earlier attempts took
 
-What a stage depends on is its command, the configuration which that command composes to, the version of sora, and the same of the
-stages it comes after. If any of it changes, the stage's output is removed and it is made again, and so is all that follows. Where FOLDER
-lies is none of it: seen from elsewhere, or moved, it is the same.
+A stage depends on its command, the configuration that the command composes, the version of sora, and the dependencies of the stages before
+it. If any of these changes, the stage's output is removed and made again, as are those of all later stages. The location of FOLDER is not
+part of the hash, so it may be moved.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ PATIENCE = 120.0  # seconds that a stage may take to save after it was asked to 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. output: the folder that it alone makes (None: it adds to another's). goes_on: it can go on with half of it. mark: a file
-    of the output by which it is whole, where the command refuses one that is."""
+    """One command. output: the folder that it creates (None: it adds to another stage's). goes_on: whether it can continue from a partial
+    output. mark: a file in the output that shows it is complete, for commands that refuse a complete output."""
 
     name: str
     title: str
@@ -54,7 +54,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class FinishedStage:
-    """A finished stage, as its marker holds it."""
+    """The marker of a finished stage."""
 
     stage: str
     title: str
@@ -65,15 +65,15 @@ class FinishedStage:
 
 
 def run_stages(stages: Sequence[Stage], folder: Path, *, again: str | None = None) -> list[FinishedStage]:
-    """Run what is not finished, in order, and give all of them. `again`: this stage and what depends on it is made anew.
+    """Run the stages that are not finished, in order; return all stages' markers. again: make this stage and those that depend on it again.
 
-    Every command is composed before the first runs. Raises ValueError if that fails or a stage does, KeyboardInterrupt for Ctrl-C.
+    All commands are composed before the first runs. Raises ValueError if that fails or a stage does, KeyboardInterrupt for Ctrl-C.
     """
     names = [stage.name for stage in stages]
     if again is not None and again not in names:
         raise ValueError(f"there is no stage {again!r}; the stages: {', '.join(names)}")
     hashes: dict[str, str] = {}
-    earlier: dict[str, str] = {}  # as versions before wrote them, with the folder's own name
+    earlier: dict[str, str] = {}  # hashes by older versions, which included the folder's name
     for stage in stages:
         hashes[stage.name] = depends(stage, [hashes[name] for name in stage.after], folder)
         earlier[stage.name] = depends(stage, [earlier[name] for name in stage.after], None)
@@ -93,7 +93,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, *, again: str | None = Non
 
 
 def refuse_others(stages: Sequence[Stage], folder: Path) -> None:
-    """Raise ValueError where a stage's output is there, but no stage has begun in the folder: it is not ours, and would be removed."""
+    """Raise ValueError if a stage's output exists although no stage started in this folder: it is somebody else's, and would be removed."""
     if (folder / "stages").is_dir():
         return
     if there := next((stage.output for stage in stages if stage.output is not None and stage.output.exists()), None):
@@ -101,9 +101,9 @@ def refuse_others(stages: Sequence[Stage], folder: Path) -> None:
 
 
 def depends(stage: Stage, before: Sequence[str], folder: Path | None) -> str:
-    """The hash of everything that decides what a stage makes. Raises ValueError if its command does not compose.
+    """The hash of everything that determines a stage's output. Raises ValueError if its command does not compose.
 
-    folder: whose own place does not count in it.
+    folder: its own location is left out of the hash.
     """
     from omegaconf import OmegaConf
 
@@ -123,7 +123,7 @@ def depends(stage: Stage, before: Sequence[str], folder: Path | None) -> str:
 
 
 def placeless(value: Any, home: str) -> Any:
-    """A configuration's values with paths in `home` told from there."""
+    """A configuration's values with paths in `home` relative to it."""
     if isinstance(value, dict):
         return {key: placeless(item, home) for key, item in value.items()}
     if isinstance(value, list):
@@ -132,19 +132,19 @@ def placeless(value: Any, home: str) -> Any:
 
 
 def finished(stage: Stage, folder: Path, hashed: str) -> FinishedStage | None:
-    """The marker of a stage that is finished, with the same command and the same before it, and whose output is there."""
+    """The marker of a finished stage with the same dependencies whose output exists; else None."""
     marker = _marker(folder, stage.name)
     if not marker.exists() or (stage.output is not None and not stage.output.is_dir()):
         return None
     try:
         found = FinishedStage(**fitting(read_json(marker, within=folder), MARKER, str(marker)))
-    except ValueError:  # a marker of another version, or a damaged one: the stage is made again
+    except ValueError:  # a marker of another version, or a damaged one: the stage runs again
         return None
     return found if found.depends == hashed else None
 
 
 def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> FinishedStage:
-    """Run one stage to its end and mark it as finished."""
+    """Run one stage to its end and write its marker."""
     marker, begun = _marker(folder, stage.name), _begun(folder, stage.name)
     earlier = fitting(read_json(begun, within=folder), BEGUN, str(begun), "delete it") if begun.exists() else {}
     refused = stage.output is not None and stage.mark is not None and (stage.output / stage.mark).exists()
@@ -171,18 +171,18 @@ def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> F
 
 
 def run_command(verb: str, overrides: Sequence[str]) -> int:
-    """`python -m sora.VERB …` with this terminal as its own; its exit code. A signal that stops us stops it first, and it may save."""
+    """Run `python -m sora.VERB …` in this terminal; return its exit code. A stop signal to this process stops the command first."""
     return processes.command([sys.executable, "-m", f"sora.{verb}", *overrides], env=environment(), patience=PATIENCE)
 
 
 def environment() -> Mapping[str, str]:
-    """This process's, with the same sora first on the path of what it starts, whatever folder that starts in."""
+    """This process's environment, with this sora first on the import path, so that children find it in whatever folder they start."""
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 def _forget(folder: Path, name: str, stages: Sequence[Stage]) -> None:
-    """Take away the markers of a stage that is to be made again and of all that come after it, before anything of them changes."""
+    """Remove the markers of a stage that will run again and of all later stages, before their outputs change."""
     stale = {name}
     for stage in stages:
         if stage.name in stale or stale & set(stage.after):

@@ -1,1 +1,1 @@
-"""Several ranks that train one model: the mesh, and what each axis of it does."""
+"""Training one model on several ranks: the device mesh, and what each of its axes does."""

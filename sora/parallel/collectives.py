@@ -1,6 +1,7 @@
-"""What ranks exchange within a forward pass, each with its derivative: sums, and rows of one tensor that ranks have parts of.
+"""Collectives with a gradient, for use within a forward pass: sums over ranks, and rows of a tensor of which each rank has a part.
 
-Gradients are either whole, alike on every rank, or parts of a sum over ranks. Each function says which it takes and which it gives.
+A gradient is either whole, the same on every rank, or partial: the ranks' gradients are then terms of a sum. Each function says which kind
+it takes in the backward pass and which it returns.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ Exchange = Callable[[Tensor, ProcessGroup], Tensor]
 
 
 def copied(tensors: Sequence[Tensor], group: ProcessGroup) -> list[Tensor]:
-    """The tensors, which all ranks hold alike and use for parts of a result: parts of gradients in, whole ones out, summed in one call."""
+    """The tensors, equal on all ranks, which each uses for a part of a result. Backward: sums partial gradients to whole ones in one
+    call."""
     learning = [value for value in tensors if value.requires_grad]
     if not (learning and torch.is_grad_enabled()):
         return list(tensors)
@@ -29,27 +31,27 @@ def copied(tensors: Sequence[Tensor], group: ProcessGroup) -> list[Tensor]:
 
 
 def gathered(x: Float[Tensor, "R ..."], group: ProcessGroup) -> Float[Tensor, "N ..."]:
-    """The rows of all ranks, under one another: parts of gradients in, whole ones of this rank's rows out."""
+    """The concatenated rows of all ranks (all-gather). Backward: partial gradients to whole gradients of this rank's rows."""
     return _Exchange.apply(x, group, _all_rows, _own_rows_of_sum)  # pyright: ignore[reportReturnType]
 
 
 def scattered(x: Float[Tensor, "N ..."], group: ProcessGroup) -> Float[Tensor, "R ..."]:
-    """This rank's rows of the sum over ranks: whole gradients of rows in, whole ones of all rows out."""
+    """This rank's rows of the sum over ranks (reduce-scatter). Backward: whole gradients of rows to whole gradients of all rows."""
     return _Exchange.apply(x, group, _own_rows_of_sum, _all_rows)  # pyright: ignore[reportReturnType]
 
 
 def split(x: Float[Tensor, "N ..."], group: ProcessGroup) -> Float[Tensor, "R ..."]:
-    """This rank's rows of what all ranks hold alike: whole gradients of rows in, whole ones of all rows out."""
+    """This rank's rows of a tensor that is equal on all ranks. Backward: whole gradients of rows to whole gradients of all rows."""
     return _Exchange.apply(x, group, _own_rows, _all_rows)  # pyright: ignore[reportReturnType]
 
 
 def joined(x: Float[Tensor, "R ..."], group: ProcessGroup) -> Float[Tensor, "N ..."]:
-    """The rows of all ranks, for what all of them go on to compute alike: whole gradients in, whole ones of this rank's rows out."""
+    """All ranks' rows, for a computation that all repeat alike. Backward: whole gradients to those of this rank's rows."""
     return _Exchange.apply(x, group, _all_rows, _own_rows)  # pyright: ignore[reportReturnType]
 
 
 def total(x: Float[Tensor, "..."], group: ProcessGroup) -> Float[Tensor, "..."]:
-    """The sum over ranks, of which each goes on to use it for its own part: parts of gradients in, whole ones out."""
+    """The sum over ranks, which each rank uses for its own part of a result. Backward: partial gradients to whole ones."""
     return _Exchange.apply(x, group, _sum, _sum)  # pyright: ignore[reportReturnType]
 
 
@@ -57,7 +59,7 @@ class _Copied(Function):
     @staticmethod
     def forward(ctx: Any, group: ProcessGroup, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.group = group
-        ctx.set_materialize_grads(False)  # what no rank used has no gradient, as in one process
+        ctx.set_materialize_grads(False)  # a tensor that no rank used has no gradient, as in one process
         return tuple(value.view_as(value) for value in tensors)
 
     @staticmethod
@@ -73,7 +75,7 @@ class _Copied(Function):
 
 
 class _Exchange(Function):
-    """A linear exchange, and the one that is its derivative: both take a tensor and the group."""
+    """A linear collective and its derivative; both are functions of a tensor and the group."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: ProcessGroup, exchange: Exchange, derivative: Exchange) -> Tensor:

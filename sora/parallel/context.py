@@ -1,10 +1,10 @@
-"""Context parallelism: one pack over several ranks, each with a part of its tokens and words (Ulysses; Jacobs et al. 2023).
+"""Context parallelism: several ranks share one pack, each with a part of its tokens and text tokens (Ulysses; Jacobs et al. 2023).
 
     part of the tokens, all heads  --all-to-all-->  all tokens, part of the heads  --attention-->  and back
 
-A clip is always seen whole, so every pattern of attention and every backend is what it is on one rank; all else a network does is done
-token by token, or asks the axis for what it needs of the rest of it (`sora.tokens.Segments`). The ranks of a group are given the same
-packs and draw the same noise; each has the loss of its own tokens, and gradients are sums over the group.
+Attention always sees whole clips, so every attention pattern and backend works as on one rank. All else in a network works token by token,
+or asks the axis for what it needs of other ranks' tokens (`sora.tokens.Segments`). The ranks of a group get the same packs and draw the
+same noise; each computes the loss of its own tokens, and gradients are summed over the group.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ Group = Any  # dist.ProcessGroup, which builds of torch without collectives lack
 
 @dataclass(frozen=True, eq=False)
 class AxisShard(Segments):
-    """What of each segment lies in one rank's part of an axis; parts follow one another, as equal as can be.
+    """One rank's part of an axis, as segments: the part of each segment that lies in it. Parts follow one another and are as equal as
+    possible.
 
-    axis: the whole. sizes: tokens of each rank's part. rank: in the group. order, places: of an axis made of two that were cut each for
-    itself: which of the tokens, as they come rank by rank, stands where on the whole axis, and the inverse; None: they come in order.
+    axis: the whole axis. sizes: tokens of each rank's part. rank: in the group. order, places: only for an axis joined from two axes that
+    were each cut. `order` is the index, in rank-by-rank order, of each token of the whole axis, and `places` its inverse; None if the
+    tokens already come in order.
     """
 
     axis: Segments
@@ -78,7 +80,7 @@ class AxisShard(Segments):
     def beside(self, other: Segments) -> AxisShard:
         assert isinstance(other, AxisShard)
         whole, sizes = join(self.axis, other.axis), (self.sizes, other.sizes)
-        # A rank has its tokens of the joint axis in the order in which they stand there.
+        # A rank keeps its tokens of the joint axis in the order of that axis.
         ranks = torch.cat([owners(Segments.of(each).to(whole.order.device, non_blocking=True)) for each in sizes])
         places = torch.argsort(ranks.index_select(0, whole.order), stable=True)
         here = torch.arange(len(places), device=places.device)
@@ -96,7 +98,8 @@ class AxisShard(Segments):
 
 
 class Ulysses:
-    """An attention of parts of an axis: each rank computes some of the heads on all of it. On whole axes it is the attention inside."""
+    """Attention whose queries and keys are parts of an axis: each rank computes some of the heads on the whole axis. On whole axes it calls
+    the wrapped attention."""
 
     def __init__(self, attention: Attention, ranks: int) -> None:
         self.attention, self.ranks = attention, ranks
@@ -113,7 +116,7 @@ class Ulysses:
         return self._by_tokens(q_segments, o)
 
     def _by_heads(self, part: AxisShard, *mine: Float[Tensor, "_ _ E"]) -> Sequence[Tensor]:
-        """All tokens' share of the heads, of these tokens' all heads; several at once, in one message."""
+        """Exchange all heads of this rank's tokens for this rank's heads of all tokens; several tensors in one message."""
         apart = [x.unflatten(1, (self.ranks, -1)) for x in mine]
         sent = torch.cat(apart, dim=2).transpose(0, 1).flatten(0, 1)  # C n h E
         came = collectives.all_to_all_single_autograd(sent.contiguous(), list(part.sizes), [len(mine[0])] * self.ranks, part.group)
@@ -121,7 +124,7 @@ class Ulysses:
         return came.split([x.shape[2] for x in apart], dim=1)
 
     def _by_tokens(self, part: AxisShard, o: Float[Tensor, "N h E"]) -> Float[Tensor, "n H E"]:
-        """These tokens' all heads, of all tokens' share of the heads."""
+        """Exchange this rank's heads of all tokens for all heads of this rank's tokens."""
         o = o if part.places is None else o.index_select(0, part.places)
         count = part.sizes[part.rank]
         came = collectives.all_to_all_single_autograd(o.contiguous(), [count] * self.ranks, list(part.sizes), part.group)
@@ -129,17 +132,17 @@ class Ulysses:
 
 
 class Slicer:
-    """Cuts packs over the ranks of a group: what a task that trains on packs does with them there.
+    """Cuts packs over the ranks of a group, for a task that trains on packs.
 
     Raises:
-        ValueError: a pack's tokens do not divide over the ranks, so that one would wait for another in every layer.
+        ValueError: a pack's tokens do not divide over the ranks, so that one rank would wait for another in every layer.
     """
 
     def __init__(self, group: Group) -> None:
         self.group = group
 
     def pack(self, batch: Batch, noised: Noised) -> tuple[Batch, Noised]:
-        """This rank's tokens of a pack that all ranks of the group have. The text stays whole: see `words`."""
+        """This rank's tokens of a pack that all ranks of the group have. The text is not cut here: see `words`."""
         ranks = dist.get_world_size(self.group)
         if batch.tokens.segments.total % ranks:
             raise ValueError(
@@ -152,7 +155,7 @@ class Slicer:
         return replace(batch, tokens=_cut(batch.tokens, part), conditions=part.mine(batch.conditions)), cut
 
     def words(self, text: TextTokens) -> TextTokens:
-        """This rank's words."""
+        """This rank's text tokens."""
         part = AxisShard.cut(text.segments, self.group)
         return replace(text, states=part.mine(text.states), segments=part)
 
@@ -163,24 +166,24 @@ def _cut(tokens: PackedTokens, part: AxisShard) -> PackedTokens:
 
 @runtime_checkable
 class Network(Protocol):
-    """What is asked of a network: that all its attention goes one way."""
+    """A network all of whose attention goes through one `route`."""
 
     route: Route
 
 
 @runtime_checkable
 class Sliced(Protocol):
-    """What is asked of a task: a network of packed tokens, and that it cuts packs by `slicer` unless that is None."""
+    """A task with a network of packed tokens, which cuts its packs by `slicer` unless that is None."""
 
     dit: Any
     slicer: Slicer | None
 
 
 def spread_context(task: nn.Module, mesh: DeviceMesh) -> None:
-    """Let the ranks of `mesh` (one axis) share every pack of a task. Weights stay where they are; gradients have to be summed over `mesh`.
+    """Let the ranks of `mesh` (one axis) share every pack of a task. Weights stay whole; the caller must sum gradients over `mesh`.
 
     Raises:
-        ValueError: the task has no packs, or its network's heads do not divide over the ranks, or it has what cannot be cut.
+        ValueError: the task has no packs, its network's heads do not divide over the ranks, or a part of the network cannot be cut.
     """
     ranks = mesh.size()
     if not isinstance(task, Sliced) or not isinstance(task.dit, Network):
@@ -202,7 +205,7 @@ def spread_context(task: nn.Module, mesh: DeviceMesh) -> None:
 
 
 class _Added(torch.autograd.Function):
-    """A sum over the ranks of a group, each of which goes on with it, and has a part of the loss."""
+    """The sum over the ranks of a group, each of which goes on with it and computes a part of the loss."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
@@ -215,12 +218,12 @@ class _Added(torch.autograd.Function):
 
 
 class _Gathered(torch.autograd.Function):
-    """The rows of all ranks, one rank's after another's."""
+    """The rows of all ranks, in the order of the ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, sizes: tuple[int, ...], rank: int, group: Group) -> Tensor:
         ctx.sizes, ctx.rank, ctx.group = sizes, rank, group
-        padded = x.new_zeros(max(sizes), *x.shape[1:])  # messages of one size
+        padded = x.new_zeros(max(sizes), *x.shape[1:])  # all ranks' messages need one size
         padded[: len(x)] = x
         everyones = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(everyones, padded, group=group)

@@ -1,16 +1,17 @@
-"""Ranks in a named mesh: what each holds of the model, and which data it reads. One strategy for all ways of training on several ranks.
+"""A named mesh of ranks: which part of the model each holds, and which data it reads. One strategy for all ways of training on several
+ranks.
 
 replicate x shard x context x tensor = all ranks
 
-    replicate   copies of the model, each with data of its own              DDP: (n, 1, 1, 1)
-    shard       ranks that hold one copy together, with data of their own   FSDP: (1, n, 1, 1)   HSDP: (nodes, devices of a node, 1, 1)
+    replicate   copies of the model, each with its own data                 DDP: (n, 1, 1, 1)
+    shard       ranks that hold one copy together, each with its own data   FSDP: (1, n, 1, 1)   HSDP: (nodes, devices of a node, 1, 1)
     context     ranks that share every pack, each with a part of its tokens
-    tensor      ranks that share every product
+    tensor      ranks that share every matrix product
 
-Ranks that differ in context or tensor alone read the same packs; the tensor axis runs fastest, so that what talks most lies nearest.
-Where weights are sharded, they are so over shard x context: what ranks of a context group do not share is tokens only.
+Ranks that differ only in context or tensor read the same packs. The tensor axis varies fastest, so that the ranks that communicate most lie
+nearest. Sharded weights are sharded over shard x context.
 
-How a network is divided over an axis is given to the mesh (`Spreaders`), so that it knows of ranks alone.
+How a network is divided over an axis is passed in (`Spreaders`), because this module must know nothing of networks.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ from sora.parallel.summing import over_ranks, power_of_two
 from sora.system.terminal import counted
 
 AXES = ("replicate", "shard", "context", "tensor")
-AHEAD = 2  # blocks whose weights are gathered while one computes
+AHEAD = 2  # number of blocks whose weights are gathered ahead of the one that computes
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Ranks along each axis of a mesh.
+    """The number of ranks along each axis of a mesh.
 
     Raises:
-        ValueError: an axis has none.
+        ValueError: an axis has no ranks.
     """
 
     replicate: int
@@ -69,24 +70,26 @@ class Sizes:
         return prod(astuple(self))
 
     def refuse_idle(self, count: int, *, by: str = "were started") -> None:
-        """Raise ValueError unless the mesh is all ranks that `count` `by` somebody: the rest would train a duplicate, or idle."""
+        """Raise ValueError unless the mesh has `count` ranks: others would idle or train a duplicate. by: how they came, for the
+        message."""
         if self.ranks != count:
             said = " x ".join(f"{axis} {size}" for axis, size in self.named)
             raise ValueError(f"the mesh of {said} has {counted(self.ranks, 'rank')}, but {count} {by}; change trainer.… or the job")
 
 
 class ShardDimension(Protocol):
-    """Says along which dimension a parameter is cut into so many shards."""
+    """Returns the dimension along which to cut a parameter into a number of shards."""
 
     def __call__(self, parameter: nn.Parameter, *, shards: int) -> Shard: ...
 
 
 @dataclass(frozen=True)
 class Spreaders:
-    """How a task is divided over the axes of a mesh.
+    """The functions that divide a task over the axes of a mesh.
 
-    context, tensor: each changes a task so that the ranks of that axis share its packs, or its products. encoding: changes a task that
-    encodes while it trains, so that ranks with the same packs share that work. cut: where weights are cut into shards, after `tensor`.
+    context, tensor: change a task so that the ranks of the axis share its packs, or its matrix products. encoding: changes a task that
+    encodes while it trains, so that ranks with the same packs share that work. cut: where weights are cut into shards, after `tensor` has
+    run.
     """
 
     context: Callable[[nn.Module, DeviceMesh], None]
@@ -97,11 +100,11 @@ class Spreaders:
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a rank sits. readers: how many ranks or groups of ranks read data of their own; reader: which of them this one is or is in.
+    """A rank's place in the mesh.
 
-    averaged: over how many ranks gradients are averaged, unless they are `ordered`. first_of_tokens: the first of those that compute the
-    loss of the same tokens.
-    first_of_packs: the first of those that have the same packs.
+    readers: number of groups of ranks with their own data. reader: this rank's group. averaged: number of ranks over which gradients are
+    averaged, unless they are `ordered`. first_of_tokens: whether it is the first of the ranks that compute the loss of the same tokens.
+    first_of_packs: whether it is the first of those with the same packs.
     """
 
     readers: int
@@ -113,7 +116,7 @@ class Seat:
     @classmethod
     @cache
     def of(cls, sizes: Sizes, rank: int) -> Seat:
-        """Ranks are numbered along the last axis first."""
+        """The seat of `rank`; ranks are numbered along the last axis first."""
         reader, inside = divmod(rank, sizes.context * sizes.tensor)
         return cls(
             readers=sizes.replicate * sizes.shard,
@@ -125,7 +128,7 @@ class Seat:
 
 
 def seat(trainer: Trainer) -> Seat:
-    """This rank's; known before the ranks can talk."""
+    """This rank's seat, which is known before the ranks can communicate."""
     strategy = trainer.strategy
     return Seat.of(strategy.sizes if isinstance(strategy, MeshStrategy) else _copies(trainer.world_size), trainer.global_rank)
 
@@ -133,7 +136,7 @@ def seat(trainer: Trainer) -> Seat:
 def ordered(trainer: Trainer) -> bool:
     """Whether gradients are summed over a step's packs in an order that does not depend on the number of ranks (`sora.parallel.summing`).
 
-    So they are where deterministic algorithms are asked for: only there are bits the same from run to run, whatever the order.
+    True where deterministic algorithms are asked for; without them bits differ from run to run, whatever the order.
     """
     strategy = trainer.strategy
     return strategy.ordered if isinstance(strategy, MeshStrategy) else torch.are_deterministic_algorithms_enabled()
@@ -145,16 +148,16 @@ def _copies(count: int) -> Sizes:
 
 
 class MeshStrategy(ModelParallelStrategy):
-    """Whole copies that average gradients (DDP), or weights, gradients and optimiser state in shards (FSDP2).
+    """A strategy for whole copies that average gradients (DDP), or for sharded weights, gradients and optimiser states (FSDP2).
 
-    sharded: which of the two. spreaders: how a task is divided over context and tensor ranks, and weights into shards.
-    bf16: of shards, gather and compute with weights in bf16, and reduce gradients in fp32.
-    deterministic: a power of two of whole copies, which share no pack, sum their gradients in an order that does not depend on how many
-    they are, after the last backward; else torch's DDP averages them while it computes.
+    sharded: true for FSDP2. spreaders: divide a task over context and tensor ranks, and weights into shards. bf16: with FSDP2, gather
+    weights and compute in bf16, and reduce gradients in fp32. deterministic: if the whole copies are a power of two and share no pack, sum
+    gradients after the last backward, in an order that does not depend on the number of copies; else torch's DDP averages them during the
+    backward.
 
     Raises:
-        ValueError: whole copies were asked for, and several ranks to hold one; or, when training starts, the mesh is not all ranks that
-            were started.
+        ValueError: whole copies were asked for, but several ranks to hold one; or, when training starts, the mesh does not have all ranks
+            that were started.
     """
 
     def __init__(self, *, sizes: Sizes, sharded: bool, spreaders: Spreaders, bf16: bool, deterministic: bool, timeout: timedelta) -> None:
@@ -177,7 +180,7 @@ class MeshStrategy(ModelParallelStrategy):
         self._device_mesh = init_device_mesh(device, astuple(self.sizes), mesh_dim_names=AXES)
 
     def spread(self, task: nn.Module) -> None:
-        """Lay a task out over the mesh, from outside."""
+        """Divide a task over the mesh, without changing its code."""
         sizes = self.sizes
         if sizes.context > 1:
             self._spreaders.context(task, self.device_mesh["context"])
@@ -193,26 +196,26 @@ class MeshStrategy(ModelParallelStrategy):
             self._replicas = self._replicated(task)
 
     def run(self, task: nn.Module, prepared: Any) -> Any:
-        """The task on one pack, so that the backward averages gradients."""
+        """Run the task on one pack, through DDP where it averages gradients in the backward."""
         return (self._replicas or task)(prepared)
 
     def sum_up(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """After the last backward of a step: the sum over ranks, where no backward has taken it."""
+        """Sum gradients over ranks after the last backward of a step, if they are `ordered`; else the backward has done so."""
         if self.ordered and self.sizes.ranks > 1:
             over_ranks(parameters)
 
     def _alike(self, task: nn.Module) -> None:
-        """Every rank has the first one's weights, as DDP sees to."""
+        """Give every rank the weights of the first, as DDP does."""
         self.precision_plugin.convert_module(task.to(self.root_device))
         for value in task.state_dict().values():
             torch.distributed.broadcast(value, src=0)
 
     def _replicated(self, task: nn.Module) -> DistributedDataParallel:
-        task = self.precision_plugin.convert_module(task.to(self.root_device))  # before its gradients get their places in buckets
+        task = self.precision_plugin.convert_module(task.to(self.root_device))  # before DDP assigns its gradients to buckets
         return DistributedDataParallel(task, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def _shard(self, task: nn.Module) -> None:
-        """Each block of each list of blocks is a unit, and the rest is one more."""
+        """Make a unit of FSDP of each block in each list of blocks, and one of the rest."""
         mesh = self._sharding_mesh()
         cut = partial(self._spreaders.cut, shards=mesh.size(mesh.ndim - 1))
         for blocks in [module for module in task.modules() if isinstance(module, nn.ModuleList)]:
@@ -223,7 +226,7 @@ class MeshStrategy(ModelParallelStrategy):
         fully_shard(task, mesh=mesh, mp_policy=self._policy, shard_placement_fn=cut)
 
     def _sharding_mesh(self) -> DeviceMesh:
-        """Copies x shards of weights."""
+        """The mesh that weights are sharded over: (copies, shards), or the shards alone if there is one copy."""
         mesh = self.device_mesh
         copies, shards = mesh["replicate"], mesh["shard"]
         if self.sizes.context > 1 and self.sharded:
@@ -234,7 +237,7 @@ class MeshStrategy(ModelParallelStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """Between the packs of a step, gradients are summed within a copy of the model only, and not over copies."""
+        """Between the packs of a step, do not reduce gradients over copies of the model; FSDP still reduces them within a copy."""
         if self._replicas is not None:
             with self._replicas.no_sync():
                 yield

@@ -1,10 +1,9 @@
-"""Gradients of a step's packs, summed in an order that does not depend on how many ranks share the step.
+"""Sums the gradients of a step's packs in an order that does not depend on how many ranks share the step.
 
-A sum of floating-point numbers depends on the order in which they are added. The packs of a step are therefore the leaves of one binary
-tree: packs whose places leave the same rest when divided by n are one of its branches, for n = 1, 2, 4, ... as long as n divides their
-number, and what is left at the end is added one after another. Of R ranks, R a power of two, rank r has the packs of rest r: a branch of
-its own, below the tree of ranks, whose branches are ranks that are alike in rest by R / 2, R / 4, ... So 1, 2, 4, ... ranks make the same
-additions.
+A floating-point sum depends on the order of additions. So the packs of a step are the leaves of one binary tree. Packs whose index has the
+same remainder modulo n form a branch, for n = 1, 2, 4, ... as long as n divides the number of packs; the packs of a last branch are added
+one after another. With R ranks, R a power of two, rank r has the packs of remainder r modulo R, which form a branch. The branches above it
+join ranks with the same remainder modulo R / 2, R / 4, ... So 1, 2, 4, ... ranks do the same additions.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from sora.system.torch_private import foreach_add_, foreach_copy_
 
-CHUNK = 2**24  # numbers of gradients that ranks exchange at a time; what is sent needs as much room again
+CHUNK = 2**24  # gradient elements that ranks exchange at a time; sending takes as much memory again
 
 
 def power_of_two(count: int) -> bool:
@@ -26,12 +25,12 @@ def power_of_two(count: int) -> bool:
 
 
 def exact(values: Sequence[float]) -> float:
-    """The sum, correctly rounded whatever the order; not finite if any is not."""
+    """The correctly rounded sum, whatever the order; not finite if any value is not."""
     return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
 
 
 def waiting(count: int) -> int:
-    """How many sets of gradients are kept beside at most while `count` packs are learned from."""
+    """The largest number of gradient sets that wait in memory while `learned` goes through `count` packs."""
     levels = 0
     while count % 2 == 0 and count > 2:
         levels, count = levels + 1, count // 2
@@ -39,10 +38,10 @@ def waiting(count: int) -> int:
 
 
 def learned(parameters: Iterable[nn.Parameter], count: int, learn: Callable[[int], None]) -> None:
-    """Call `learn(pack)` once for each of `count` packs, which adds to the gradients; they end as the tree's sum.
+    """Call `learn(pack)` once for each of `count` packs; it adds to the gradients, which end as the sum in the tree's order.
 
-    The branches that wait for their other half are kept beside: one set of gradients for each level of the tree but the last, which is
-    log2(count) - 1 for a power of two, and none for two packs.
+    A branch waits in memory for its other half: one set of gradients for each level of the tree but the last, which is log2(count) - 1 for
+    a power of two, and none for two packs.
     """
     _branch(range(count), learn, list(parameters))
 
@@ -75,9 +74,10 @@ def _give_back(parameters: Sequence[nn.Parameter], waiting: Sequence[Tensor | No
 
 
 def over_ranks(parameters: Mapping[str, nn.Parameter]) -> None:
-    """The sum of all ranks' gradients, in place of each rank's own, added up in the tree's order. Every rank must call it.
+    """Replace each rank's gradients by their sum over all ranks, in the tree's order. Every rank must call this.
 
-    Their number is a power of two. What no rank has a gradient of stays without. As much is sent as by any all-reduce: 2 (R - 1) / R of it.
+    The number of ranks is a power of two. A parameter that has no gradient on any rank gets none. Each rank sends 2 (R - 1) / R of the
+    gradients, as with any all-reduce.
     """
     values = list(parameters.values())
     there = torch.tensor([float(value.grad is not None) for value in values], device=values[0].device)
@@ -93,7 +93,7 @@ def over_ranks(parameters: Mapping[str, nn.Parameter]) -> None:
 
 
 def _chunks(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
-    """One after another in groups of one dtype, of `CHUNK` numbers or a single larger tensor."""
+    """Groups of consecutive gradients of one dtype, with up to `CHUNK` elements each; a larger tensor is a group of its own."""
     found: list[list[Tensor]] = []
     room = 0
     for gradient in gradients:
@@ -108,8 +108,8 @@ def _chunks(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
 def summed(flat: Tensor) -> Tensor:
     """The sum of all ranks' vectors of one length, in the tree's order, by recursive halving and doubling (Rabenseifner 2004).
 
-    Of two ranks R / 2 apart each sends half of what it has and adds the other half, then R / 4 apart half of that half, until each has a
-    sum of all ranks, which go back the same way. Adding two numbers does not depend on their order.
+    Two ranks that are R / 2 apart each send one half of their vector and add the other; then ranks R / 4 apart do so with that half, until
+    each rank has a part of the full sum. The parts return the same way. An addition of two numbers does not depend on their order.
     """
     ranks, rank = dist.get_world_size(), dist.get_rank()
     assert power_of_two(ranks), f"{ranks} ranks are no tree"

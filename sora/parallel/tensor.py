@@ -1,13 +1,12 @@
 """Tensor parallelism of a network's blocks, with tokens spread over the ranks between its matrices (sequence parallelism).
 
-Shoeybi et al. 2019 ("Megatron-LM"), 3, and Korthikanti et al. 2022, 4.2.2. Of every attention a rank has some heads, of every MLP some
-hidden channels, for all tokens; norms, modulation and residual sums it does for its own tokens. From outside, to plain modules:
+Shoeybi et al. 2019 ("Megatron-LM"), 3, and Korthikanti et al. 2022, 4.2.2. A rank computes some heads of every attention and some hidden
+channels of every MLP, for all tokens; it computes norms, modulation and residual sums for its own tokens. It is applied to plain modules:
 
     embed -> [ own rows -> norm -> all rows -> own heads or channels -> sum over ranks, own rows ] x 2 x depth -> all rows -> prediction
 
-Parameters keep their names and shapes, as DTensors over the axis (`sora.parallel.tensor_plan`). What is computed outside the blocks all
-ranks
-compute alike; on a GPU that takes deterministic algorithms for the ranks' copies of it to stay equal to the last bit.
+Parameters keep their names and shapes, as DTensors over the axis (`sora.parallel.tensor_plan`). All ranks repeat the computation outside
+the blocks; on a GPU, their copies stay equal to the last bit only with deterministic algorithms.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ from sora.tokens import Joined, Segments
 
 
 def spread_tensor(task: nn.Module, mesh: DeviceMesh) -> None:
-    """Spread the blocks of every network of a task over the ranks of a mesh of one axis; each rank comes with the same whole weights.
+    """Spread the blocks of every network of a task over the ranks of a one-axis mesh; each rank must start with the same whole weights.
 
-    After `spread_context`, and before `fully_shard`, which is then told by `beside` where to cut. These ranks must be given the same packs.
+    Call it after `spread_context` and before `fully_shard`, which must then cut where `beside` says. The ranks must get the same packs.
 
     Raises:
         ValueError: there is no network, or the ranks cannot share it; nothing has been changed then.
@@ -57,7 +56,7 @@ def spread_tensor(task: nn.Module, mesh: DeviceMesh) -> None:
         if isinstance(block, LeanBlock):
             block.__class__ = _LeanBranches
         _spread(block, _Spread, found, axis)
-    # Whatever `fully_shard` makes a unit computes with shares of its own: parameters are there only while the unit runs.
+    # Every unit of `fully_shard` must swap in its own shares: its parameters are gathered only while the unit runs.
     units = [unit for blocks in task.modules() if isinstance(blocks, nn.ModuleList) for unit in blocks]
     for unit in reversed(units):  # the inner ones first
         _spread(unit, _Spread, {}, axis)
@@ -69,19 +68,19 @@ def spread_tensor(task: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def _planned(network: DiT | PublishedDiT, axis: Axis) -> list[tuple[nn.Module, dict[str, ParameterSharding]]]:
-    """The blocks, each with a rank's shares of it."""
+    """The blocks, each with the sharding of its parameters, by name."""
     inside = network.route.attention
-    context = inside.ranks if isinstance(inside, Ulysses) else 1  # which shares the heads that a tensor rank has once more
+    context = inside.ranks if isinstance(inside, Ulysses) else 1  # context ranks divide each tensor rank's heads once more
     if any(block.joint != network.joint for block in network.blocks):
         raise ValueError(f"trainer.tensor={axis.size}: words are tokens in some blocks and only read in others; use trainer=fsdp")
     return [(block, shares(block, number, axis, context=context)) for number, block in enumerate(network.blocks)]
 
 
 def beside(parameter: nn.Parameter, *, shards: int) -> Shard:
-    """Where `fully_shard` is to cut a parameter into so many shards: along its rows, or its columns if tensor ranks share the rows.
+    """The dimension along which `fully_shard` must cut a parameter: its rows, or its columns if tensor ranks share the rows.
 
     Raises:
-        ValueError: the columns do not divide.
+        ValueError: the columns do not divide into `shards`.
     """
     placements = parameter.placements if isinstance(parameter, DTensor) else ()
     if not any(isinstance(one, Shard | StridedShard) and one.dim == 0 for one in placements):
@@ -94,11 +93,11 @@ def beside(parameter: nn.Parameter, *, shards: int) -> Shard:
     return Shard(1)
 
 
-# ---- parameters: whole for everybody who asks by name, this rank's share while a module computes
+# ---- parameters: whole when asked for by name, this rank's share while a module computes
 
 
 class _Slot(NamedTuple):
-    """Where a parameter is, and what a rank has of it."""
+    """The module and key of a parameter, and how it is sharded."""
 
     owner: nn.Module
     key: str
@@ -106,7 +105,7 @@ class _Slot(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """The parameters of one module. summed: ranks use them for different tokens, so that gradients of what all have are to be added."""
+    """The parameters of one module. summed: ranks use them for different tokens, so gradients of replicated parameters must be summed."""
 
     slots: list[_Slot]
     axis: Axis
@@ -114,7 +113,7 @@ class _Shared(NamedTuple):
 
     @torch.compiler.disable
     def enter(self) -> list[Tensor | None]:
-        """Put this rank's tensors in the places of the parameters, which are returned."""
+        """Replace the parameters by this rank's local tensors; return the parameters."""
         held: list[Tensor | None] = [slot.owner._parameters[slot.key] for slot in self.slots]
         local = [value.to_local() for value in held if isinstance(value, DTensor)]
         if self.summed:
@@ -126,15 +125,15 @@ class _Shared(NamedTuple):
 
     @torch.compiler.disable
     def leave(self, held: Sequence[Tensor | None]) -> None:
-        """Put these in the places of the parameters."""
+        """Put the parameters back."""
         for slot, value in zip(self.slots, held, strict=True):
             slot.owner._parameters[slot.key] = value  # pyright: ignore[reportArgumentType]
 
 
 def _spread(module: nn.Module, kind: type, found: Mapping[str, ParameterSharding], axis: Axis) -> None:
-    """Give a module its share of each parameter that nothing inside it has taken yet; those that are not found are whole on every rank."""
+    """Shard the parameters that no module inside this one has sharded yet; those without an entry in `found` are replicated."""
     slots: list[_Slot] = []
-    made: dict[int, nn.Parameter] = {}  # a parameter with two names stays one
+    made: dict[int, nn.Parameter] = {}  # a parameter that is registered under two names stays one
     for name, owner in module.named_modules():
         for key, value in list(owner._parameters.items()):
             if value is not None and not isinstance(value, DTensor):
@@ -150,16 +149,17 @@ def _spread(module: nn.Module, kind: type, found: Mapping[str, ParameterSharding
 
 @cache
 def _class(first: type, second: type) -> type:
-    # A class, because recomputation calls the forward of a block's class; one for all of a kind, because compilers tell classes apart.
+    # A class, because activation checkpointing calls the forward of a block's class; cached, because a compiler treats each class
+    # separately.
     return type(second.__name__, (first, second), {})
 
 
 class _Spread(nn.Module):
-    """Computes with this rank's shares."""
+    """A module whose forward computes with this rank's local tensors."""
 
     _shared: _Shared
 
-    @torch.compiler.disable(recursive=False)  # what is compiled inside is given plain tensors
+    @torch.compiler.disable(recursive=False)  # a compiled module inside gets plain tensors
     def forward(self, *inputs: Any, **named: Any) -> Any:
         held = self._shared.enter()
         try:
@@ -169,7 +169,7 @@ class _Spread(nn.Module):
 
 
 class _SpreadNetwork(_Spread):
-    """Whose tokens are spread while its blocks run."""
+    """A network whose tokens are spread over the ranks while its blocks run."""
 
     route: Route
 
@@ -182,11 +182,11 @@ class _SpreadNetwork(_Spread):
         return joined(out, axis.group)[:tokens]
 
 
-# ---- modules: the same formulas, with the exchange before or behind them
+# ---- modules: the same formulas, with communication before or after them
 
 
 class _Into(nn.Linear):
-    """From this rank's tokens to its channels of all tokens."""
+    """A linear layer from this rank's tokens to its output channels, for all tokens."""
 
     axis: Axis
 
@@ -195,7 +195,7 @@ class _Into(nn.Linear):
 
 
 class _OutOf(nn.Linear):
-    """From this rank's channels of all tokens to its tokens."""
+    """A linear layer from this rank's input channels, for all tokens, to its own tokens."""
 
     axis: Axis
 
@@ -211,7 +211,7 @@ class _SelfAttention(SelfAttention):
 
 
 class _LeanBranches(LeanBlock):
-    """Its branches read weights rather than call layers: the exchange is around them."""
+    """A lean block: its branches read weights and call no layers, so ranks communicate around the branches."""
 
     _shared: _Shared
 
@@ -245,7 +245,7 @@ class _AcrossHeads(AcrossHeads):
 
 
 def _change(module: nn.Module, axis: Axis) -> None:
-    """Make a module of a block what a rank does of it."""
+    """Change a module of a block so that it computes this rank's share of it."""
     match module:
         case SelfAttention():
             module.heads, module.kv_heads = module.heads // axis.size, module.kv_heads // axis.size
@@ -265,7 +265,7 @@ def _change(module: nn.Module, axis: Axis) -> None:
 
 
 def _become(module: nn.Module, kind: type, axis: Axis) -> None:
-    if issubclass(kind, type(module)):  # all but the identity that ends the words of a last dual-stream block
+    if issubclass(kind, type(module)):  # not the identity that ends the text stream of a last dual-stream block
         module.__class__ = kind
         module.axis = axis  # pyright: ignore[reportArgumentType]
 
@@ -274,9 +274,9 @@ def _become(module: nn.Module, kind: type, axis: Axis) -> None:
 
 
 class Fitted:
-    """An attention of axes that may be filled up: what stands behind the last segment is neither asked nor seen, and gets 0.
+    """Attention on axes that may be padded: rows after the last segment take no part in it, and their output is 0.
 
-    needed: whether any has been; until then nobody asks the segments for their length, which compilers cannot see through.
+    needed: whether any axis has been padded. Until then the segments' length is not read, because compilers cannot trace that.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -290,13 +290,13 @@ class Fitted:
 
 
 def _entered(x: Tensor, states: Tensor, context: Context, axis: Axis) -> tuple[Tensor, Tensor, Context]:
-    """Tokens, words and what modulates them as a rank has them: its own rows of what is a token, the rest whole.
+    """This rank's rows of the tokens, and of the text tokens if blocks update them, and the context that belongs to these rows.
 
-    Axes that do not divide over the ranks are filled up with rows of zeros, which lie in no segment.
+    Axes that do not divide over the ranks are padded with rows of zeros, which lie in no segment.
     """
     group, levels, words, rotation, joint = axis.group, context.levels, context.text_levels, context.rotation, context.joined
     more, more_words = -len(x) % axis.size, -len(states) % axis.size
-    if words is None or joint is None:  # words are read, by some heads on each rank
+    if words is None or joint is None:  # blocks only read the text tokens, with some of the heads on each rank
         level, modulation, states = copied([levels.level, levels.modulation, states], group)
     else:
         level, modulation, *of_words = copied([levels.level, levels.modulation, words.level, words.modulation], group)
@@ -311,7 +311,7 @@ def _entered(x: Tensor, states: Tensor, context: Context, axis: Axis) -> tuple[T
 
 
 def _apart(joint: Joined, tokens: int, more: int, more_words: int) -> Joined:
-    """The same joint axis, of tokens and words that have been filled up by so many rows each; these get anything."""
+    """The joint axis of tokens and text tokens that were padded by `more` and `more_words` rows; padding rows get any place."""
     order = torch.where(joint.order < tokens, joint.order, joint.order + more)
     return joint._replace(order=order, places=torch.cat((_filled(joint.places[:tokens], more), _filled(joint.places[tokens:], more_words))))
 
@@ -321,5 +321,5 @@ def _own_rows(index: Tensor, axis: Axis) -> Tensor:
 
 
 def _filled(x: Tensor, rows: int) -> Tensor:
-    """With so many rows of zeros behind it."""
+    """The tensor with `rows` rows of zeros appended."""
     return torch.cat((x, x.new_zeros(rows, *x.shape[1:]))) if rows else x

@@ -1,7 +1,7 @@
-"""Which share of each parameter of a block a rank of the tensor axis has, and what of it the rank computes with.
+"""How each parameter of a block is sharded over the tensor axis, and what a rank computes with.
 
-Matrices that lead into heads or hidden channels are cut along these (their outputs), those that lead out of them too (their inputs).
-A stacked matrix (queries, keys and values; gates and values of an MLP) is cut in each of its parts. Vectors are whole on every rank.
+Matrices that map to heads or hidden channels are cut along their outputs, matrices that map from them along their inputs. Each part of a
+stacked matrix (queries, keys and values; gates and values of an MLP) is cut by itself. Vectors are replicated.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from sora.dit.published.wan import NormedCrossBlock
 from sora.system.torch_private import StridedShard
 
 BLOCKS = (Block, LeanBlock, NormedCrossBlock, PlainBlock, ParallelBlock, DualBlock, SingleBlock, ExpertBlock, TemporalBlock)
-WHOLE = (nn.LayerNorm, AffineLayerNorm, HeadNorm, HeadLayerNorm)  # what each token or each head goes through by itself
+WHOLE = (nn.LayerNorm, AffineLayerNorm, HeadNorm, HeadLayerNorm)  # act on each token or each head by itself
 
 
 class Axis(NamedTuple):
-    """The ranks that share a network, this one's place among them, and how many they are."""
+    """The ranks that share a network, this rank's index among them, and their number."""
 
     mesh: DeviceMesh
     group: ProcessGroup
@@ -44,7 +44,7 @@ class Axis(NamedTuple):
 
 
 class ParameterSharding(NamedTuple):
-    """placement: of the parameter over the axis. use: this rank's part of the numbers -> what it computes with."""
+    """placement: of the parameter over the axis. use: maps this rank's local tensor to what the module computes with."""
 
     placement: Placement
     use: Callable[[Tensor], Tensor]
@@ -58,10 +58,11 @@ EVERYWHERE = ParameterSharding(Replicate(), _all)
 
 
 def shares(block: nn.Module, number: int, axis: Axis, *, context: int) -> dict[str, ParameterSharding]:
-    """The share of each parameter of a block, by its name there. context: ranks that share the heads of each of these once more.
+    """The sharding of each parameter of a block, by name. context: number of context ranks, which divide each tensor rank's heads once
+    more.
 
     Raises:
-        ValueError: nothing here says how to split the block or a part of it, or heads or channels do not divide.
+        ValueError: no rule says how to split the block or a module in it, or heads or channels do not divide.
     """
     told = isinstance(block, TemporalBlock) and block.told
     if told or not isinstance(block, BLOCKS):
@@ -80,7 +81,7 @@ def shares(block: nn.Module, number: int, axis: Axis, *, context: int) -> dict[s
 
 
 def _within(module: nn.Module, axis: Axis, context: int) -> dict[str, ParameterSharding]:
-    """The shares of what one module is made of, if the ranks split it."""
+    """The sharding of the parameters of one module; empty if the ranks do not split it."""
     match module:
         case SelfAttention():
             _divide(module.heads, "dit.heads", axis, context)
@@ -102,7 +103,8 @@ def _within(module: nn.Module, axis: Axis, context: int) -> dict[str, ParameterS
 
 
 def _cut(module: nn.Module, into: Mapping[str, int], out: str | None, axis: Axis) -> dict[str, ParameterSharding]:
-    """into: layers into heads or channels, and how many matrices each stacks. out: the layer out of them."""
+    """The sharding of a module's linear layers. into: number of stacked matrices of each layer that maps to heads or channels. out: the
+    layer that maps from them."""
     layers = {name: layer for name, layer in module.named_children() if isinstance(layer, nn.Linear)}
     found: dict[str, ParameterSharding] = {}
     for name, stacked in into.items():
@@ -119,7 +121,7 @@ def _cut(module: nn.Module, into: Mapping[str, int], out: str | None, axis: Axis
 
 
 def placed(value: nn.Parameter, share: ParameterSharding, axis: Axis) -> nn.Parameter:
-    """A parameter that every rank has whole, as this rank's share of it."""
+    """This rank's share, as a DTensor, of a parameter that is whole on every rank."""
     local, placement = value.detach(), share.placement
     if isinstance(placement, Shard | StridedShard):
         stacked = int(placement.split_factor) if isinstance(placement, StridedShard) else 1
@@ -131,12 +133,12 @@ def placed(value: nn.Parameter, share: ParameterSharding, axis: Axis) -> nn.Para
 
 
 def _rows(axis: Axis, stacked: int, vector: Tensor) -> Tensor:
-    """Of a vector on every rank, what goes with this rank's rows of a matrix."""
+    """The elements of a replicated vector that belong to this rank's rows of a matrix."""
     return vector.unflatten(0, (stacked, axis.size, -1))[:, axis.rank].flatten()
 
 
 def _once(axis: Axis, vector: Tensor) -> Tensor:
-    """A vector for what is summed over ranks: only the first adds it. Zero times it on the others, so that all have a gradient of it."""
+    """A bias that only the first rank adds before a sum over ranks; others multiply it by 0, so that it has a gradient on every rank."""
     return vector if axis.rank == 0 else vector * 0
 
 

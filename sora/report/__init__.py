@@ -1,1 +1,1 @@
-"""Self-contained pages that show what a run made: values in, one HTML file out; nothing is loaded from anywhere."""
+"""Self-contained HTML pages that show what a run made. A page is one file and loads nothing."""

@@ -1,4 +1,4 @@
-"""Clips of a page, read from the files that commands wrote beside it."""
+"""The clips of a page, read from the files beside it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from sora.gate.files import read
 from sora.report.page import Video
 
-MOST_BYTES = 256 << 20  # of a clip, which stands in the page itself
-LARGEST = 320  # pixels of the longer side of a picture that stands where a video has not loaded
+MOST_BYTES = 256 << 20  # of a clip, which is embedded in the page
+LARGEST = 320  # pixels of the longer side of a video's poster
 
 
 def clip(
     path: Path, caption: str, *, size: tuple[int, int] | None = None, note: str = "", marks: Mapping[str, bool | None] | None = None
 ) -> Video:
-    """A clip of a page, with its middle frame as what is seen before it plays. size: (width, height) of it, where the file is enlarged.
+    """A clip of a page, with its middle frame as the poster. size: (width, height) of the clip, if its file is enlarged.
 
     Raises ValueError for a file that is no video.
     """
@@ -28,7 +28,7 @@ def clip(
 
 
 def poster(path: Path) -> bytes:
-    """The middle frame as JPEG; nothing where it cannot be decoded, which the player will show as well as it can."""
+    """The middle frame as JPEG; empty if it cannot be decoded, and the browser then shows what it can."""
     from PIL import Image
 
     from sora.video.files import CONFINED

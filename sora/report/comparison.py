@@ -1,4 +1,4 @@
-"""The table of `sora compare`: scores that one protocol measured, side by side, or what runs measured while they trained."""
+"""The table of `sora compare`: scores of one protocol side by side, or the metrics of runs while they trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sora.report.scores import Score, at, check_alike, fields, find, labels, ope
 from sora.report.tables import Cell
 from sora.system.terminal import counted
 
-# Of all figures, those that say how a model does; the rest of a distance's figures say how sure it is.
+# Figures that measure a model; a distance's other figures tell its uncertainty.
 HEADLINES = (
     "loss",
     "fvd",
@@ -31,15 +31,15 @@ HEADLINES = (
     "continuation_ssim",
     "continuation_spatiotemporal_iou",
 )
-PAIRED = ("dataset", "measures.loss", "seed")  # fields of a protocol that make losses those of the same clips with the same noise
-CHANGE = "loss change, %"  # of the first score's, clip by clip
+PAIRED = ("dataset", "measures.loss", "seed")  # fields that must agree for losses on the same clips and noise
+CHANGE = "loss change, %"  # relative to the first score, clip by clip
 ROUGH = ("_low", "_high", "_floor", "_n", "_p", "/low", "/high", "/floor", "/p")
 
 
 def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequence[str], over: Sequence[str], asked: bool = False) -> Board:
-    """The table of all places: of their scores where any has some, else of what runs measured while they trained.
+    """The table of all places: of their scores if any has some, else of the metrics of runs while they trained.
 
-    asked: somebody named the words in `over`, so that one which was not swept is a mistake, raised as ValueError.
+    asked: the user named the keys in `over`, so a key that no run was swept by raises ValueError.
     """
     from sora.config.command_line.sweep import words_of
     from sora.report.grouping import arranged
@@ -69,7 +69,7 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
 
 
 def refuse_unswept(over: Sequence[str], words: Sequence[Mapping[str, str]]) -> None:
-    """Raise ValueError for a name in `over` by which none of these runs was swept."""
+    """Raise ValueError for a key in `over` by which none of these runs was swept."""
     from sora.config.words import listed, meant
 
     swept = dict.fromkeys(key for each in words for key in each)
@@ -83,7 +83,7 @@ def refuse_unswept(over: Sequence[str], words: Sequence[Mapping[str, str]]) -> N
 def of_scores(
     places: Sequence[Path], names: Sequence[str], paths: Sequence[Path | None], wanted: Sequence[str] | None, differ: Sequence[str]
 ) -> tuple[list[RunEntry], list[str]]:
-    """A row for each place, with its figures and the fields of its protocol that differ; those without scores say so."""
+    """A row for each place, with its figures and the protocol fields that differ, and notes. Places without scores say so."""
     from sora.config.command_line.commands import command
     from sora.config.command_line.sweep import words_of
     from sora.config.own_runs import needed_by
@@ -107,7 +107,7 @@ def of_scores(
 
 
 def cells_of(scores: Sequence[Score], score: Score, names: Sequence[str]) -> dict[str, Cell]:
-    """The figures of one score, each with its change from the first score's, where any has one."""
+    """The figures of one score, each with its change from the first score if there is one."""
     found: dict[str, Cell] = {}
     for name in names:
         found[name] = cell(score.figures, name)
@@ -117,7 +117,7 @@ def cells_of(scores: Sequence[Score], score: Score, names: Sequence[str]) -> dic
 
 
 def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[str] | None) -> tuple[list[RunEntry], list[str]]:
-    """A row for each run, with what it measured while it trained."""
+    """A row for each run, with its metrics while it trained, and notes."""
     from sora.config.command_line.commands import command
     from sora.config.command_line.sweep import words_of
     from sora.config.own_runs import needed
@@ -143,8 +143,8 @@ def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[s
 
 
 def change(first: Score, other: Score, name: str) -> Cell | None:
-    """How much a figure that is a mean over clips changed from the first score's, clip by clip, with its interval; in its own units, and
-    the held-out loss in per cent. None for other figures, where the clips are not the same, or fewer than three."""
+    """The change of a figure that is a mean over clips from the first score, clip by clip, with its interval: in its own units, the
+    held-out loss in per cent. None for other figures, or if fewer than three clips are the same."""
     if name == "loss":
         return loss_change(first, other)
     from sora.evaluation.pairing import alike
@@ -164,9 +164,9 @@ def change(first: Score, other: Score, name: str) -> Cell | None:
 
 
 def loss_change(first: Score, other: Score) -> Cell | None:
-    """The change of the held-out loss in per cent of the first one's, clip by clip, with its interval.
+    """The change of the held-out loss in per cent of the first score's, clip by clip, with its interval.
 
-    None where the two are not of the same clips with the same noise at the same levels, or of fewer than three of them.
+    None unless both have losses of at least three clips, with the same clips, noise and levels.
     """
     shared = [name for name in first.losses if name in other.losses]
     same = all(at(first.protocol, place) == at(other.protocol, place) for place in PAIRED)
@@ -182,10 +182,10 @@ def loss_change(first: Score, other: Score) -> Cell | None:
 
 
 def columns(scores: Sequence[Score], figures: Sequence[str] | None) -> list[str]:
-    """The figures to show: those asked for, by name or by the beginning of one; or the headlines. Long names stand for short ones, but
-    for those of motion, whose short names are its own.
+    """The figures to show: those whose names, or the start of them, are in `figures`, or the headlines. A short name is replaced by the
+    long one, except for motion, whose short names are figures themselves.
 
-    Raises ValueError for one that no score has.
+    Raises ValueError for a name that no score has.
     """
     every = list(dict.fromkeys(name for score in scores for name in score.figures))
     kept = [name for name in every if of_motion(name) not in every]
@@ -206,12 +206,12 @@ def columns(scores: Sequence[Score], figures: Sequence[str] | None) -> list[str]
 
 
 def bare(name: str) -> str:
-    """A figure's name without the dataset that a VAE's begin with."""
+    """A figure's name without the dataset that starts a VAE's figures."""
     return name.rpartition("_vae_")[2]
 
 
 def headline(name: str) -> bool:
-    """Whether a figure says how a model does."""
+    """Whether a figure measures a model."""
     word = bare(name.partition("/")[0])
     return word in HEADLINES or word in ("psnr", "ssim")
 

@@ -1,4 +1,4 @@
-"""The page that `sora data show` writes: a dataset's numbers as plots and tables, and some of its clips."""
+"""The page of `sora data show`: a dataset's statistics as plots and tables, and some of its clips."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_ROWS = 30
 
 
 def write_page(path: Path, title: str, described: Description, thumbnails: Sequence[Thumbnail], unreadable: Sequence[str]) -> None:
-    """Write the page as one file of HTML. unreadable: why clips that were to be shown could not be."""
+    """Write the page to one HTML file. unreadable: the errors of clips that could not be shown."""
     totals = described.totals
     (length, unit), (size, prefix) = lasting(totals["seconds"]), heavy(totals["bytes"])
     figures = [

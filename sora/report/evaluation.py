@@ -1,4 +1,4 @@
-"""The page that `sora evaluate` writes: figures with their intervals, curves over checkpoints, clips from worst to best, neighbours."""
+"""The page of `sora evaluate`: figures with intervals, curves over checkpoints, clips from worst to best, nearest training clips."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sora.system.files import write_text
 
 KINDS = {"diffusion": "generated clips", "vae": "reconstructions", "videos": "videos"}
 LINE = Fields({"step": count}, may={"weights": text})  # of evaluation.jsonl
-SHOWN = 12  # clips from either end, and pairs of neighbours
-# What is told in large type and drawn over checkpoints, where it was measured: title, note, what its floor is.
+SHOWN = 12  # clips of the best and of the worst, and pairs of neighbours
+# Figures that are shown in large type and drawn over checkpoints: title, note, meaning of the floor.
 TOLD = {
     "loss": ("Held-out loss", "of the velocity; lower is better", ""),
     "adherence_all": ("Prompt adherence", "share of clips that show all that their prompt asks for, and stay steady", ""),
@@ -39,14 +39,14 @@ TOLD = {
 }
 OF_VAES = {"psnr": ("PSNR", "dB; higher is better"), "ssim": ("SSIM", "1 is the same"), "frechet": ("Fréchet distance", "to the originals")}
 
-_DRAWN = 40  # figures with an interval, of a stranger's scores.json: all of them stand in its table
+_DRAWN = 40  # figures with an interval that are drawn; a stranger's scores.json may have more, which stand in its table
 
 
 def write_page(folder: Path, output: Path | None = None) -> Path:
-    """The page of the `scores.json` of a folder, `report.html` beside it unless `output` says where; its path.
+    """Write the page of a folder's `scores.json`, to `report.html` in it or to `output`; return the path.
 
-    Other folders beside it are earlier or later checkpoints, told where their protocol is the same; RUN/evaluation.jsonl, two folders up,
-    is what was measured while training.
+    Folders beside it with scores of the same protocol are shown as other checkpoints. RUN/evaluation.jsonl, two folders up, has the metrics
+    of training.
     """
     scores = read_scores(folder / "scores.json")
     if missing := [key for key in ("figures", "rows", "n", "kind", "protocol", "protocol_sha256") if key not in scores]:
@@ -72,13 +72,13 @@ def write_page(folder: Path, output: Path | None = None) -> Path:
 
 
 def place_of(scores: Mapping[str, Any]) -> str:
-    """The run or the folder that was scored, as the command named it; nothing for scores that do not say."""
+    """The run or folder that was scored, as the command named it; empty if the scores do not record it."""
     subject = scores.get("subject") or {}
     return str(subject.get("run") or subject.get("place") or "")
 
 
 def history(folder: Path, scores: Mapping[str, Any]) -> list[tuple[int, dict[str, float]]]:
-    """(step, figures) of every checkpoint that was scored by the same protocol, in order; of the same weights where that is told."""
+    """(step, figures) of every checkpoint scored by the same protocol, in order; of the same weights, where the scores name them."""
     found: dict[int, dict[str, float]] = {}
     for path in sorted(folder.parent.glob("*/scores.json")):
         other = read_scores(path)
@@ -90,14 +90,14 @@ def history(folder: Path, scores: Mapping[str, Any]) -> list[tuple[int, dict[str
 
 
 def step_of(scores: Mapping[str, Any]) -> int | None:
-    """Of the checkpoint; None where what was scored has none."""
-    earlier = scores["protocol"].get("checkpoint")  # where versions before had it
+    """The step of the scored checkpoint; None if there is none."""
+    earlier = scores["protocol"].get("checkpoint")  # its place in older versions
     step = (scores.get("subject") or {}).get("step", earlier.get("step") if isinstance(earlier, dict) else None)
     return step if type(step) is int else None
 
 
 def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
-    """What matters in large type, then everything with an interval."""
+    """The main figures in large type, then a plot of all figures with an interval."""
     figures: Mapping[str, float] = scores["figures"]
     items = [
         Figure(f"{title} of {name.removesuffix(f'_vae_{word}')}", number(float(value)), note)
@@ -123,14 +123,14 @@ def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
 
 
 def _told(group: Mapping[str, ValueInterval]) -> str:
-    """What a plot of one figure shows."""
+    """The description of a plot with one figure."""
     (name, span), *_ = group.items()
     floor = "" if math.isnan(span.floor) else "; the upright stroke is its floor, what sets of these numbers score that do not differ"
     return f"{name} with its 95 % interval{floor}"
 
 
 def _spans(figures: Mapping[str, float], *, shares: bool) -> list[dict[str, ValueInterval]]:
-    """Figures that have an interval: all shares in one plot, each other one by itself, since its unit is its own."""
+    """The figures with an interval: shares in one plot, every other figure in its own, because units differ."""
     found = {}
     for name, value in figures.items():
         low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
@@ -144,7 +144,7 @@ def _spans(figures: Mapping[str, float], *, shares: bool) -> list[dict[str, Valu
 
 
 def curve_parts(scored: Sequence[tuple[int, Mapping[str, float]]], lines: Sequence[Mapping[str, Any]]) -> list[Part]:
-    """What came of each checkpoint, and what was measured while training, in small plots over the steps."""
+    """Small plots over steps: the figures of each checkpoint, and the metrics of training."""
     parts: list[Part] = []
     if len(scored) > 1:
         drawn = panels_of(scored, TOLD)
@@ -160,7 +160,7 @@ def curve_parts(scored: Sequence[tuple[int, Mapping[str, float]]], lines: Sequen
 
 
 def panels_of(points: Sequence[tuple[int, Mapping[str, Any]]], wanted: Mapping[str, tuple[str, str, str]]) -> list[Panel]:
-    """A panel for each wanted figure that at least two points have; with intervals, and the floor of the last as a dashed line."""
+    """A panel for each wanted figure with at least two points; it shows intervals, and the last floor as a dashed line."""
     found = []
     for name, (title, _, floor) in wanted.items():
         have = [(step, figures) for step, figures in points if _finite(figures.get(name))]
@@ -176,7 +176,7 @@ def panels_of(points: Sequence[tuple[int, Mapping[str, Any]]], wanted: Mapping[s
 
 
 def loss_parts(scores: Mapping[str, Any]) -> list[Part]:
-    """By noise level, and for every size and length of clips."""
+    """The held-out loss by noise level, and by size and length of clips."""
     if not (found := scores.get("heldout")):
         return []
     levels, rows = found["by_level"], found["by_shape"]
@@ -196,7 +196,7 @@ def loss_parts(scores: Mapping[str, Any]) -> list[Part]:
 
 
 def standing(row: Mapping[str, Any]) -> float | None:
-    """How well a clip did, higher is better: the share of what its prompt asks that it shows; else a similarity; else PSNR."""
+    """How good a clip is, higher is better: the share of its prompt's facts that it shows, else a similarity, else PSNR."""
     verdicts = [right for right in marks_of(row).values() if right is not None]
     if verdicts:
         return sum(verdicts) / len(verdicts)
@@ -207,20 +207,20 @@ def standing(row: Mapping[str, Any]) -> float | None:
 
 
 def ranked(row: Mapping[str, Any]) -> bool:
-    """Whether anything says how well a clip did."""
+    """Whether any score ranks the clip."""
     return standing(row) is not None
 
 
 def marks_of(row: Mapping[str, Any]) -> dict[str, bool | None]:
-    """What was asked of a clip, and whether it shows it."""
+    """The facts that a prompt asks for, and whether the clip shows each."""
     found = {name: right for name, right in row.get("adherence", {}).items() if name != "all"}
     kept = row.get("physics", {}).get("permanence")
     return found if kept is None else {**found, "permanence": bool(kept)}
 
 
 def clip_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
-    """The clips that were kept, each beside a real one of its size where there are any, the worst ones first; of many only both ends; in
-    their order where nothing ranks them."""
+    """The stored clips, worst first, each beside a real one of its size if there is one. Of many, only the worst and the best are shown.
+    Without a score that ranks them, they are shown in order."""
     kept = [row for row in scores["rows"] if "file" in row] if scores["kind"] == "vae" else list(scores["rows"])
     pairs = [(name, row, standing(row)) for name, row in zip(scores["clips"], kept, strict=False)]
     judged = sorted(((name, row, value) for name, row, value in pairs if value is not None), key=lambda item: item[2])
@@ -229,7 +229,7 @@ def clip_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
     def shown(some: Sequence[tuple[str, Mapping[str, Any], Any]]) -> VideoGrid:
         return beside.videos([(clip_of(folder, name, row, scores["kind"]), row) for name, row, _ in some])
 
-    if not judged:  # nothing says which are good
+    if not judged:  # no score ranks them
         first = pairs[: 2 * SHOWN]
         words = f"The first {len(first)} of {scores['n']}; nothing was measured that ranks them. {beside.words}".strip()
         return [Prose(words), shown(first)] if first else []
@@ -248,7 +248,7 @@ OF_PAIRS = "The original is on the left, what the VAE made of it on the right."
 
 
 class Beside:
-    """Real clips, each shown beside a clip of its length and size. real: rows with file, frames, height, width and a name or a prompt."""
+    """Pairs clips with real clips of the same length and size. real: rows with file, frames, height, width and a name or a prompt."""
 
     def __init__(self, folder: Path, real: Sequence[Mapping[str, Any]]) -> None:
         self._folder, self._real, self._asked = folder, real, 0
@@ -258,7 +258,7 @@ class Beside:
         return "On the right of each a real clip of its length and size; not of its prompt." if self._real else ""
 
     def videos(self, clips: Sequence[tuple[Video, Mapping[str, Any]]]) -> VideoGrid:
-        """The clips in pairs with real ones, or alone where there are none."""
+        """The clips, each beside a real one; alone if there are none."""
         if not self._real:
             return VideoGrid([video for video, _ in clips])
         return VideoGrid([each for video, row in clips for each in (video, self._for(row))], together=2)
@@ -278,7 +278,7 @@ def _how(row: Mapping[str, Any]) -> str:
 
 
 def clip_of(folder: Path, name: str, row: Mapping[str, Any], kind: str, note: str = "") -> Video:
-    """A clip with what is known of it. Of a reconstruction the file holds two side by side, and the row the size of one."""
+    """A clip with its scores. The file of a reconstruction shows two clips side by side; its row has the size of one."""
     sized = "width" in row and "height" in row
     size = (row["width"] * (2 if kind == "vae" else 1), row["height"]) if sized else None
     caption = str(row.get("prompt") or row.get("key") or row.get("name") or Path(name).stem)
@@ -291,7 +291,7 @@ def clip_of(folder: Path, name: str, row: Mapping[str, Any], kind: str, note: st
 
 
 def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
-    """Generated clips beside the training clips that they are nearest to, the nearest first."""
+    """Generated clips beside their nearest training clips, the nearest pairs first."""
     found = scores.get("neighbours")
     if not found:
         return []
@@ -302,7 +302,7 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
     )
     clips: list[Video] = []
     for pair in found["pairs"][:SHOWN]:
-        if pair["number"] >= len(scores["clips"]):  # it was not kept
+        if pair["number"] >= len(scores["clips"]):  # the clip was not stored
             continue
         near, far = (
             {"prompt": said, **{key: row[key] for key in ("frames", "height", "width") if key in row}}
@@ -314,7 +314,7 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
 
 
 def protocol_parts(scores: Mapping[str, Any]) -> list[Part]:
-    """The preset, where one was chosen; all that the scores depend on, and what was scored."""
+    """The preset, if one was chosen, the protocol, and what was scored."""
     preset = scores.get("preset") or {}
     parts: list[Part] = [Prose(line) for line in preset_lines(preset)]
     titles = {"subject": "What was scored", "protocol": "All that the scores depend on beside it"}
@@ -339,7 +339,7 @@ def _change(line: Mapping[str, Any]) -> list[float]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of RUN/evaluation.jsonl, a torn last one left out; none where there is no such file."""
+    """The lines of RUN/evaluation.jsonl without a torn last one; empty if there is no such file."""
     if not path.is_file():
         return []
     lines = read_json_lines(path, within=path.parent)

@@ -1,4 +1,4 @@
-"""Rows of a comparison, arranged by the words of a sweep: a row for each, or the mean over runs that differ in a seed alone."""
+"""Arranges the rows of a comparison by the keys of a sweep: one row per run, or the mean over runs that differ only in a seed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sora.report.tables import Cell
 
 @dataclass(frozen=True)
 class RunEntry:
-    """What is known of one run or folder. words: of its sweep, by key. texts: columns that are no figures. lacks: why it has no part in a
-    mean; empty where it has."""
+    """A row of the comparison, for one run or folder. words: the values of its sweep, by key. texts: columns without figures. lacks: why it
+    is left out of means; empty if it is not."""
 
     label: str
     words: Mapping[str, str]
@@ -23,7 +23,7 @@ class RunEntry:
 
 @dataclass(frozen=True)
 class Board:
-    """A table, and what has to be said below it."""
+    """A table, and notes below it."""
 
     head: list[str]
     rows: list[list[str | Cell]]
@@ -31,8 +31,8 @@ class Board:
 
 
 def arranged(entries: Sequence[RunEntry], over: Sequence[str]) -> Board:
-    """The entries as a table. Where they differ in words, these are its first columns; entries that differ in the keys `over` alone are one
-    row then, with the mean and the standard deviation of those that lack nothing."""
+    """The entries as a table. The sweep's keys in which they differ are its first columns. Entries that differ only in the keys `over`
+    share a row, with mean and standard deviation over those without `lacks`."""
     keys = [key for key in dict.fromkeys(key for entry in entries for key in entry.words) if len({_word(one, key) for one in entries}) > 1]
     kept = [key for key in keys if key not in over]
     groups: dict[tuple[str, ...], list[RunEntry]] = {}
@@ -54,7 +54,7 @@ def arranged(entries: Sequence[RunEntry], over: Sequence[str]) -> Board:
 
 
 def _each(entries: Sequence[RunEntry], keys: Sequence[str]) -> Board:
-    """A row for each entry: called by its words where these tell all apart, else by its label."""
+    """A row for each entry, named by the sweep's values if these differ for all entries, else by its label."""
     told = [tuple(_word(entry, key) for key in keys) for entry in entries]
     worded = bool(keys) and len(set(told)) == len(entries)
     texts, names = _columns(entries, keys if worded else ())
@@ -70,7 +70,7 @@ def _each(entries: Sequence[RunEntry], keys: Sequence[str]) -> Board:
 
 
 def _columns(entries: Sequence[RunEntry], told: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names of the texts, but for those that words tell already, and of the figures that any entry has."""
+    """The names of text columns, without those that the sweep's keys show, and of the figures that any entry has."""
     texts = [name for name in dict.fromkeys(name for entry in entries for name in entry.texts) if name not in told]
     return texts, list(dict.fromkeys(name for entry in entries for name in entry.cells))
 

@@ -1,8 +1,8 @@
-"""The kit of a report: sections of figures, tables, plots, videos, text and commands, rendered to one file of HTML.
+"""The parts of a report (figures, tables, plots, videos, text, commands), and their rendering to one HTML file.
 
-The page holds no script and loads nothing (its content policy forbids both); videos are data within it. Every text may come from
-a stranger (captions do) and is escaped; only `Plot.svgs` go in as they are, so they must come from `sora.report.plots`. Links lead to
-files beside the page, and only there.
+The page has no script and loads nothing (its content policy forbids both); videos are embedded. Any text may be a stranger's, such as a
+caption, and is escaped. Only `Plot.svgs` are inserted unescaped, so they must come from `sora.report.plots`. Links may only lead to files
+beside the page.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-TINY = 160  # pixels of a side below which a clip is enlarged with its pixels left sharp
+TINY = 160  # a clip with smaller sides is enlarged with sharp pixels
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number and what it says: `value` as it should read, `note` for n, floor or target."""
+    """One number. value: as text. note: n, floor or target."""
 
     name: str
     value: str
@@ -36,7 +36,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a heading; cells are text, numbers are set to the right."""
+    """A table; cells are text or numbers, and numbers are aligned right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str | int | float]]
@@ -44,7 +44,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture of `sora.report.plots`, or several side by side, with what they show in words for those who cannot see it."""
+    """One plot of `sora.report.plots`, or several side by side, with a description for readers who cannot see it."""
 
     svgs: str | Sequence[str]
     caption: str
@@ -56,16 +56,16 @@ class Plot:
 
 @dataclass(frozen=True)
 class Video:
-    """One clip: bytes of an mp4 that browsers play (H.264, yuv420p), its size in pixels, what stands below it, and a JPEG of one frame."""
+    """One clip: an mp4 that browsers play (H.264, yuv420p), its size in pixels, the text below it, and a JPEG of one frame."""
 
     mp4: bytes
     width: int
     height: int
     caption: str
     note: str = ""
-    marks: Mapping[str, bool | None] = field(default_factory=dict)  # what was asked for, and whether the clip shows it
+    marks: Mapping[str, bool | None] = field(default_factory=dict)  # what was asked for, and whether it is shown
     jpeg: bytes = b""
-    still: bool = False  # an image, which the JPEG shows as well
+    still: bool = False  # an image, for which the JPEG is enough
 
     @property
     def source(self) -> str:
@@ -82,14 +82,14 @@ class Video:
 
 @dataclass(frozen=True)
 class VideoGrid:
-    """Clips in a grid; in rows of `together` (2: an original beside its reconstruction)."""
+    """A grid of clips, in rows of `together` (2: an original beside its reconstruction)."""
 
     clips: Sequence[Video]
     together: int = 1
 
     @property
     def broad(self) -> bool:
-        """Whether each place of the grid has to hold what is twice as wide as high."""
+        """Whether cells of the grid must be twice as wide as high."""
         wide = [clip for clip in self.clips if clip.width > 1.9 * clip.height]
         return self.together > 1 or len(wide) > len(self.clips) / 2
 
@@ -99,7 +99,7 @@ class VideoGrid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A still: bytes of a JPEG, its size in pixels, and what stands below it."""
+    """A still image: a JPEG, its size in pixels, and the text below it."""
 
     jpeg: bytes
     width: int
@@ -113,12 +113,12 @@ class Picture:
 
     @property
     def tiny(self) -> bool:
-        return max(self.width, self.height) < TINY  # those of large clips were made smaller: flat ones are no less sharp
+        return max(self.width, self.height) < TINY  # large clips have reduced stills, and flat ones stay sharp
 
 
 @dataclass(frozen=True)
 class PictureGrid:
-    """Stills in a grid."""
+    """A grid of still images."""
 
     items: Sequence[Picture]
 
@@ -132,19 +132,19 @@ class Prose:
 
 @dataclass(frozen=True)
 class Commands:
-    """Lines as one would type them, each to be taken whole by one click."""
+    """Commands as typed; one click selects a whole line."""
 
     lines: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Links:
-    """Files beside the page: (what it is, its path relative to the page's folder, with parts joined by /)."""
+    """Links to files beside the page: (text, path relative to the page's folder, with / between parts)."""
 
     items: Sequence[tuple[str, str]]
 
     def safe(self) -> list[tuple[str, str]]:
-        """The paths as addresses. Raises ValueError for one that is not below or beside the page's folder."""
+        """The links with encoded paths. Raises ValueError for an absolute or an empty path."""
         if wrong := [path for _, path in self.items if path.startswith("/") or not path]:
             raise ValueError(f"{wrong[0]!r} is no path relative to the page's folder")
         return [(text, "./" + quote(path, errors="surrogateescape")) for text, path in self.items]
@@ -152,7 +152,7 @@ class Links:
 
 @dataclass(frozen=True)
 class Folded:
-    """Parts that stand behind their title until it is opened."""
+    """Parts that are hidden behind their title until a click."""
 
     title: str
     parts: Sequence[Part]
@@ -163,7 +163,7 @@ Part = Figures | Table | Plot | VideoGrid | PictureGrid | Prose | Commands | Lin
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and the parts below it."""
 
     title: str
     parts: Sequence[Part]
@@ -175,7 +175,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A report. `lead` is its first paragraph. again: seconds after which a browser loads the page anew, for one that is written again."""
+    """A report. lead: its first paragraph. again: seconds after which a browser reloads the page, for a page that is updated."""
 
     title: str
     lead: str
@@ -195,7 +195,7 @@ def render(page: Page) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: shown(value) if type(value) is str else value,  # not what is marked as HTML of ours
+        finalize=lambda value: shown(value) if type(value) is str else value,  # not HTML that is marked as safe
     )
     environment.filters["kind"] = lambda part: type(part).__name__
     environment.filters["number"] = number
@@ -204,7 +204,7 @@ def render(page: Page) -> str:
 
 
 def number(value: Any) -> str:
-    """A number for people: four significant figures, thousands set apart by thin spaces."""
+    """A number with four significant figures, and thin spaces between thousands."""
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u2009")
     if value != value or value in (float("inf"), float("-inf")):

@@ -1,4 +1,4 @@
-"""Plots as inline SVG that follow the page's colours, light or dark, and look the same each time they are made."""
+"""Plots as inline SVG in the page's colours, light or dark; the same values always give the same text."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from typing import Any
 
 from sora.report.page import number
 
-INK = "#010203"  # no plot uses this colour of its own accord; it becomes the page's own ink
-WIDE = 4.8  # inches of a plot: on a phone's screen its letters, of 9 points, are still read
-_LABEL = 80  # letters
+INK = "#010203"  # a placeholder that no plot uses otherwise; it is replaced by the page's text colour
+WIDE = 4.8  # inches; on a phone, letters of 9 points remain legible
+_LABEL = 80  # characters
 COLOURS = ("#2f7fb8", "#d9822b", "#3f9d5f", "#b04a8c", "#8a7a2f", "#6f63c4")
 
 
 def curves(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, across: str, up: str, logarithmic: bool = False, smooth: int = 1
 ) -> str:
-    """Lines of (x, y) by name, with their axes' words, as one `<svg>` element.
+    """A plot of lines (x, y) by name, with the labels of its axes, as one `<svg>` element.
 
-    `smooth` is the window of a running mean, each in the middle of what it is over; the raw points stay visible behind it. Values that
-    are not finite leave gaps.
+    smooth: window of a centred running mean; the raw points stay visible behind it. Values that are not finite leave gaps.
     """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(WIDE, 2.6))
@@ -44,7 +43,7 @@ def curves(
 
 
 def bars(values: Mapping[str, float], *, across: str) -> str:
-    """One horizontal bar for each name, longest names and all, as one `<svg>` element."""
+    """A horizontal bar for each name, as one `<svg>` element; long names fit."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(WIDE, 0.5 + 0.32 * max(1, len(values))))
     names = [_plain(name) for name in values]
@@ -68,7 +67,7 @@ class Panel:
 
 
 def panels(items: Sequence[Panel], *, across: str, marker: str = "o") -> list[str]:
-    """Small plots over one axis, an `<svg>` element each: points, marked so, joined by lines, with their intervals shaded."""
+    """Small plots with a common x axis, as one `<svg>` element each: points with `marker`, joined by lines, with shaded intervals."""
     return [_panel(item, across=across, marker=marker) for item in items]
 
 
@@ -90,7 +89,7 @@ def _panel(item: Panel, *, across: str, marker: str) -> str:
 
 @dataclass(frozen=True)
 class ValueInterval:
-    """A value with its interval, and what it would be of two sets that are one (NaN: not known)."""
+    """A value with its interval, and its floor: the value expected for two equal sets (NaN: unknown)."""
 
     value: float
     low: float
@@ -99,7 +98,7 @@ class ValueInterval:
 
 
 def intervals(spans: Mapping[str, ValueInterval], *, across: str, shares: bool = False) -> str:
-    """A point with its interval for each name, and a mark at its floor, as one `<svg>` element. shares: they lie between 0 and 1."""
+    """A point with its interval and a mark at its floor for each name, as one `<svg>` element. shares: values lie between 0 and 1."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(WIDE, 0.6 + 0.34 * max(1, len(spans))))
     for place, span in enumerate(spans.values()):
@@ -149,10 +148,10 @@ def _finished(figure: Any) -> str:
 
 
 def _plain_powers(axis: Any) -> None:
-    """0.04 in place of 4 × 10⁻², where numbers are of a size to be read."""
+    """Label a logarithmic axis with 0.04 instead of 4 × 10⁻², for values of moderate size."""
     from matplotlib.ticker import FuncFormatter, LogFormatter
 
-    chosen = LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5))  # which of the smaller steps have room for a number
+    chosen = LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5))  # which minor ticks have room for a number
     chosen.set_axis(axis)
 
     def told(value: float, place: int | None = None) -> str:
@@ -163,7 +162,7 @@ def _plain_powers(axis: Any) -> None:
 
 
 def _plain(text: str) -> str:
-    """A label that matplotlib takes literally, where `$…$` would be read as mathematics; one that no plot has room for is cut."""
+    """A label for matplotlib without mathematics (`$…$`), cut if it is too long for a plot."""
     return (text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…").replace("$", r"\$")
 
 

@@ -1,4 +1,4 @@
-"""The report of a quickstart: what its stages left in one folder, as a page and as figures."""
+"""The report of a quickstart: the results of its stages, from one folder, as a page and as figures."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ WANTED = {
     "frechet_over_floor": ("Fréchet distance over its floor", "1 is what sets that do not differ have"),
     "motion_frechet_over_floor": ("Motion: Fréchet distance over its floor", "of how clips change along time, which the other hardly sees"),
 }
-WATCHED = ("loss", "adherence_all", "frechet", "motion_frechet", "kvd")  # while training
-SHOWN = 24  # clips of a section; the rest are in the folder
+WATCHED = ("loss", "adherence_all", "frechet", "motion_frechet", "kvd")  # metrics of training
+SHOWN = 24  # clips in a section; the others are in the folder
 
 
 class StageDone(Protocol):
-    """A finished stage: `sora.launch.stages.FinishedStage`."""
+    """A finished stage, such as `sora.launch.stages.FinishedStage`."""
 
     @property
     def stage(self) -> str: ...
@@ -51,7 +51,7 @@ class StageDone(Protocol):
 
 
 def write_report(folder: Path, done: Sequence[StageDone], *, notes: Mapping[str, str]) -> dict[str, float]:
-    """Write `report.html` and `scores.json` in `folder`; the figures. `notes`: what to say below the samples of some prompts."""
+    """Write `report.html` and `scores.json` in `folder`; return the figures. notes: texts below the samples of some prompts."""
     vae, dit = read_json(folder / "vae_scores/scores.json"), read_json(folder / "scores/scores.json")
     found = {**vae["figures"], **dit["figures"]}
     figures = {name: float(found[name]) for name in WANTED if name in found and math.isfinite(float(found[name]))}
@@ -102,7 +102,7 @@ def links(folder: Path) -> list[tuple[str, str]]:
 
 
 def figure_parts(figures: Mapping[str, float], dit: Mapping[str, float]) -> list[Part]:
-    """The wanted figures in large type, with intervals where they were measured."""
+    """The main figures in large type, with intervals if they were measured."""
     items = []
     for name, (title, note) in WANTED.items():
         low, high = dit.get(f"{name}_low"), dit.get(f"{name}_high")
@@ -114,7 +114,7 @@ def figure_parts(figures: Mapping[str, float], dit: Mapping[str, float]) -> list
 
 
 def sample_parts(folder: Path, notes: Mapping[str, str]) -> list[Part]:
-    """The samples with their prompts and shapes."""
+    """The samples with their prompts and sizes."""
     clips = []
     for path in sorted(folder.glob("*.mp4"))[:SHOWN]:
         about = read_json(path.with_suffix(".json"))
@@ -125,7 +125,7 @@ def sample_parts(folder: Path, notes: Mapping[str, str]) -> list[Part]:
 
 
 def scored_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
-    """Generated clips whose prompts name combinations that training never showed, with what the checker saw in each."""
+    """Generated clips of prompts with combinations that training never showed, with the verdicts of the checker."""
     rows = list(zip(scores["clips"], scores["rows"], strict=False))[:SHOWN]
     clips = [clip_of(folder, name, row, scores["kind"]) for name, row in rows]
     words = (
@@ -136,7 +136,7 @@ def scored_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
 
 
 def reconstruction_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
-    """Held-out clips beside what the VAE made of them, by dataset."""
+    """Held-out clips beside their reconstructions, by dataset."""
     rows = [row for row in scores["rows"] if "file" in row]
     parts: list[Part] = [Prose(f"{OF_PAIRS} None of these was trained on.")]
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
@@ -146,7 +146,7 @@ def reconstruction_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
 
 
 def curve_parts(folder: Path) -> list[Part]:
-    """Losses of both trainings over their steps."""
+    """The losses of both trainings over steps."""
     parts: list[Part] = []
     for name, title in (("vae", "VAE: loss"), ("dit", "Text-to-video model: loss of the velocity")):
         rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -161,7 +161,7 @@ def curve_parts(folder: Path) -> list[Part]:
 
 
 def watched_parts(folder: Path) -> list[Part]:
-    """What was measured of the averaged weights while they trained: one plot."""
+    """One plot of the metrics of the averaged weights during training."""
     lines = [line for line in read_lines(folder / "evaluation.jsonl") if line["weights"] == "ema"]
     drawn = panels_of([(line["step"], line) for line in lines], {name: TOLD[name] for name in WATCHED})
     if not drawn:
@@ -175,7 +175,7 @@ def watched_parts(folder: Path) -> list[Part]:
 
 
 def stage_parts(done: Sequence[StageDone]) -> list[Part]:
-    """Seconds and command of every stage."""
+    """The duration and the command of every stage."""
     commits = {stage.commit for stage in done}
     rows = [[stage.title, round(stage.seconds, 1), *([stage.commit] if len(commits) > 1 else [])] for stage in done]
     head = ["Stage", "Seconds", *(["Commit"] if len(commits) > 1 else [])]
@@ -184,7 +184,7 @@ def stage_parts(done: Sequence[StageDone]) -> list[Part]:
 
 
 def data_parts(folder: Path) -> list[Part]:
-    """How many clips of what, and which part of the built-in world they are."""
+    """The number of clips by kind, and their part of the built-in world."""
     parts: list[Part] = []
     for name, title in (("world", "The built-in world"), ("real", "Real clips")):
         described = read_json(folder / "data" / name / "dataset.json")
@@ -197,13 +197,13 @@ def data_parts(folder: Path) -> list[Part]:
 
 
 def scores_table(vae: Mapping[str, float], dit: Mapping[str, float]) -> Table:
-    """Every number that the evaluations gave, once."""
+    """Every number of the evaluations, once."""
     every = {**vae, **dit}
     return Table(["Figure", "Value"], [[name, float(value)] for name, value in every.items() if not told_shorter(name, every)])
 
 
 def environment() -> dict[str, str]:
-    """What this ran on: versions, processor, cores. No host or user names."""
+    """The versions, processor and cores of this machine; no host or user names."""
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "processor": _processor()}
     found["cores"] = str(os.cpu_count())
     for name in PACKAGES:

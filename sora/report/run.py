@@ -1,4 +1,4 @@
-"""The page of a run, whole or still training: values of its files in, sections out."""
+"""The page of a run, finished or still training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sora.system.files import read_json
 from sora.system.terminal import counted
 
 Lines = Sequence[Mapping[str, Any]]
-# What is drawn of metrics.jsonl over the steps: its title, by the name of the value.
+# The values of metrics.jsonl that are drawn over steps, with titles.
 DRAWN = {
     "lr": "Learning rate",
     "tokens_per_second": "Tokens a second",
@@ -32,7 +32,7 @@ PHASES = ("step", "data", "checkpoint", "evaluation", "start", "end", "wasted", 
 
 
 def headline(*, step: int, steps: int, lines: Lines, measured: Lines, goodput: float | None) -> Figures:
-    """Where a run stands, in large type."""
+    """The progress of a run, in large type."""
     last = lines[-1] if lines else {}
     items = [Figure("Steps", number(step), f"of {number(steps)}")]
     if _real(last.get("loss")):
@@ -57,7 +57,7 @@ def _whole(lines: Lines) -> Figure:
 
 
 def curves(lines: Lines) -> list[Part]:
-    """The loss over steps, and what else each line of metrics.jsonl has, in small plots."""
+    """The loss over steps, and small plots of the other values in metrics.jsonl."""
     some = lines[:: max(1, len(lines) // MOST_POINTS)]
     points = [(line["step"], line["loss"]) for line in some if _real(line.get("loss"))]
     drawn = []
@@ -76,7 +76,7 @@ def curves(lines: Lines) -> list[Part]:
 
 
 def measured_parts(measured: Lines) -> list[Part]:
-    """What was measured of the averaged weights while they trained."""
+    """The metrics of the averaged weights during training."""
     points = [(line["step"], line) for line in measured if line.get("weights", "ema") == "ema"]
     drawn = panels_of(points, TOLD)
     words = "Measured while training, with 95 % intervals; dashed: the floor, what sets that do not differ score"
@@ -84,10 +84,10 @@ def measured_parts(measured: Lines) -> list[Part]:
 
 
 def sample_parts(folders: Sequence[tuple[int, Path]], *, most: int) -> list[Part]:
-    """The same prompts at several steps, a row of clips for each step, the newest first. folders: (step, where its samples lie)."""
+    """Samples of the same prompts at several steps, a row for each step, newest first. folders: (step, folder of its samples)."""
     parts: list[Part] = []
     chosen = sorted(folders, reverse=True)
-    if len(chosen) > most:  # the newest, the first, and what lies between, spread
+    if len(chosen) > most:  # newest, first, and an even spread between
         chosen = [chosen[round(place * (len(chosen) - 1) / (most - 1))] for place in range(most)] if most > 1 else chosen[:1]
     for step, folder in chosen:
         if clips := samples_of(folder, most=most):
@@ -96,8 +96,8 @@ def sample_parts(folders: Sequence[tuple[int, Path]], *, most: int) -> list[Part
 
 
 def samples_of(folder: Path, *, most: int) -> list[Video]:
-    """The first samples of a folder with what their sidecars say; those that cannot be shown, as a file that is being written, are left out
-    here and lie in the folder."""
+    """The first samples of a folder with the facts of their sidecars. Files that cannot be shown, such as one that is being written, are
+    skipped."""
     clips = []
     for path in sorted(folder.glob("*.mp4")):
         try:
@@ -113,7 +113,7 @@ def samples_of(folder: Path, *, most: int) -> list[Video]:
 
 
 def time_parts(spent: Lines, totals: Mapping[str, Any] | None) -> list[Part]:
-    """Where the time of all processes went. totals: what `sora.training.logging.goodput.totals` makes of the lines of goodput.jsonl."""
+    """The use of all processes' time. totals: the result of `sora.training.logging.goodput.totals` for the lines of goodput.jsonl."""
     if totals is None:
         return []
     seconds = {name: totals["seconds"].get(name, 0.0) for name in PHASES}
@@ -130,8 +130,8 @@ def _processes(rows: list[list[str | int | float]]) -> list[Part]:
 
 
 def data_parts(folders: Sequence[tuple[str, Mapping[str, Any] | None]], depends: Mapping[str, str], left_out: int) -> list[Part]:
-    """What it trains on: each dataset with what its dataset.json says, None where that is not to be read from here; hashes; and how many
-    clips others stood in for."""
+    """The training data: each dataset with the content of its dataset.json (None if it cannot be read from here), hashes, and the number of
+    clips that were replaced by others."""
     rows: list[list[str | int | float]] = []
     for name, described in folders:
         totals = (described or {}).get("totals", {})
@@ -149,7 +149,7 @@ def data_parts(folders: Sequence[tuple[str, Mapping[str, Any] | None]], depends:
 
 
 def event_parts(events: Lines) -> list[Part]:
-    """What went wrong or was done by hand, the newest first."""
+    """Problems and manual actions, newest first."""
     if not events:
         return []
     rows = [
@@ -160,13 +160,13 @@ def event_parts(events: Lines) -> list[Part]:
 
 
 def sections(parts: Mapping[str, Sequence[Part]], *, links: Sequence[tuple[str, str]], commands: Sequence[str]) -> list[Section]:
-    """The sections that hold something, then where to go from here."""
+    """The sections that are not empty, then links and commands."""
     lead_on: list[Part] = [*([Links(links)] if links else []), Commands(commands)]
     return [Section(title, each) for title, each in {**parts, "From here": lead_on}.items() if each]
 
 
 def duration(seconds: float) -> str:
-    """1.5 min, 3 h 20 min: as people say it."""
+    """A duration for people: 1.5 min, 3 h 20 min."""
     if seconds < 90:
         return f"{seconds:.0f}\u00a0s"
     if seconds < 5400:

@@ -1,4 +1,4 @@
-"""Scores as they lie on the disk: which a place means, and whether those of several were measured by one protocol."""
+"""Files of scores: which one a path means, and whether several have one protocol."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from sora.report.tables import as_text
 
-TAKEN = "subject.taken"  # no field of a protocol, which two subjects share
-MOST = 6  # fields that a message tells one by one
-MOST_ROWS, LONGEST = 24, 40  # of the table of different fields: its lines, and the letters of a value
+TAKEN = "subject.taken"  # of the subject; no field of the protocol, which several subjects share
+MOST = 6  # fields that a message names one by one
+MOST_ROWS, LONGEST = 24, 40  # rows in the table of differing fields, and characters of a value
 
 
 @dataclass(frozen=True)
 class Score:
-    """One `scores.json`. label: what its row is called. losses: the held-out loss of each clip, where that was measured; clips: each clip's
-    own value of the figures that are means over clips."""
+    """One `scores.json`. label: of its row. losses: the held-out loss of each clip, if it was measured. clips: the values of single clips,
+    for figures that are means over clips."""
 
     label: str
     path: Path
@@ -31,7 +31,7 @@ class Score:
 
 
 class Unlike(ValueError):
-    """Scores of different protocols. table: the fields that differ, side by side."""
+    """Scores have different protocols. table: the differing fields, side by side."""
 
     def __init__(self, line: str, table: str) -> None:
         super().__init__(line)
@@ -39,9 +39,9 @@ class Unlike(ValueError):
 
 
 def opened(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """The places that the words name, the folder of a sweep standing for its runs; and those of its runs that are not there.
+    """The places that the words name, with a sweep's folder replaced by its runs, and those of its runs that do not exist.
 
-    Raises ValueError for a word that is nothing on the disk, and for one that is given twice.
+    Raises ValueError for a word that is no path on the disk, and for a duplicate.
     """
     from sora.config.command_line.sweep import RECORD, recorded, rejoined
 
@@ -63,21 +63,21 @@ def opened(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
 
 
 def find(place: Path) -> Path | None:
-    """The scores.json that a place means: itself, one within it, or that of a run's newest evaluation; None for a run without one."""
+    """The scores.json that a place means: the file itself, one in the folder, or a run's newest evaluation; None for a run without one."""
     if place.is_file():
         return place
     if (place / "scores.json").is_file():
         return place / "scores.json"
     found = sorted(place.glob("evaluation/**/scores.json"))
     if found:
-        return max(found, key=lambda path: (_step(path) or 0, "=" not in path.parent.name, str(path)))  # one of a sweep's comes last
+        return max(found, key=lambda path: (_step(path) or 0, "=" not in path.parent.name, str(path)))  # evaluations of a sweep come last
     if (place / "run.json").is_file():
         return None
     raise ValueError(f"{place} holds no scores.json, and is no run; make one with sora evaluate")
 
 
 def _step(path: Path) -> int | None:
-    """Of the checkpoint that scores are of."""
+    """The step of the checkpoint that was scored."""
     from sora.metrics.scored import read_scores
 
     return (read_scores(path).get("subject") or {}).get("step")
@@ -106,7 +106,7 @@ def score_of(label: str, path: Path) -> Score:
 
 
 def labels(places: Sequence[Path]) -> list[str]:
-    """Short names of places: their paths without the parts that all begin and all end with."""
+    """Short names of places: their paths without common first and last parts."""
     named = places if all(place.name not in ("", "..") for place in places) else [place.resolve() for place in places]
     parts = [[part for part in place.parts if part != "scores.json"] for place in named]
     while all(len(each) > 1 for each in parts) and len({each[0] for each in parts}) == 1:
@@ -120,7 +120,7 @@ def labels(places: Sequence[Path]) -> list[str]:
 
 
 def check_alike(scores: Sequence[Score], differ: Sequence[str]) -> None:
-    """Raise Unlike, naming every field in which protocols, or the clips taken of the same videos, differ, unless `differ` names it."""
+    """Raise Unlike, naming every field, if protocols differ, or clips taken of the same videos do, unless `differ` names the field."""
     from sora.metrics.protocol import allowed
 
     refuse_unknown(scores, differ)
@@ -144,7 +144,7 @@ def check_alike(scores: Sequence[Score], differ: Sequence[str]) -> None:
 
 
 def refuse_unknown(scores: Sequence[Score], differ: Sequence[str]) -> None:
-    """Raise ValueError for a name in `differ` that is no field of any of these protocols: who mistypes one believes that it may differ."""
+    """Raise ValueError for a name in `differ` that is no field of these protocols: a user who mistypes one believes that it may differ."""
     from sora.config.words import meant
     from sora.metrics.protocol import places
 
@@ -158,7 +158,7 @@ def refuse_unknown(scores: Sequence[Score], differ: Sequence[str]) -> None:
 
 
 def check_taken(scores: Sequence[Score]) -> None:
-    """Raise Unlike for scores of the same videos of which other clips were taken, or in other sets: by other names of their files."""
+    """Raise Unlike for scores of the same videos if different file names led to other clips or to other sets."""
     for number, score in enumerate(scores):
         for other in scores[:number]:
             same = at(score.subject, "videos.fingerprint") is not None and at(score.subject, "videos") == at(other.subject, "videos")
@@ -172,7 +172,7 @@ def check_taken(scores: Sequence[Score]) -> None:
 
 
 def fields(scores: Sequence[Score]) -> list[str]:
-    """The dotted places in which any protocol differs from the first."""
+    """The dotted names of fields in which any protocol differs from the first."""
     from sora.metrics.protocol import differences
 
     return list(dict.fromkeys(found.place for other in scores[1:] for found in differences(scores[0].protocol, other.protocol)))
@@ -183,7 +183,7 @@ def alike(one: Score, two: Score, places: Sequence[str]) -> bool:
 
 
 def side_by_side(place: str, values: Sequence[Any]) -> list[tuple[str, ...]]:
-    """The rows of one field: of a mapping, as counts of shapes are, one for each key whose values differ."""
+    """The table rows of one field: one, or for a mapping such as counts of shapes, one for each key whose values differ."""
     if all(isinstance(value, Mapping) for value in values):
         keys = dict.fromkeys(key for value in values for key in value)
         parts = {key: [value.get(key) for value in values] for key in keys}
@@ -192,7 +192,7 @@ def side_by_side(place: str, values: Sequence[Any]) -> list[tuple[str, ...]]:
 
 
 def short(value: Any) -> str:
-    """A value in a table: of a hash its beginning, which is what people tell hashes apart by; of counts how many there are."""
+    """A value in a table: a hash by its first digits, a mapping of counts by its length."""
     if isinstance(value, Mapping) and not all(str(key).isidentifier() for key in value):
         return f"{len(value)} kinds"
     text = "–" if value is None else text_of(value)

@@ -1,4 +1,4 @@
-"""What a sweep ends with: the table of its runs, and the commands that show it again or go on from it."""
+"""The end of a sweep: the table of its runs, and the commands to show it again or to continue from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMPARED = ("train", "evaluate")
 
 
 def ended(verb: str, sweep: Sweep) -> list[str]:
-    """The lines that a sweep ends with, whatever came of its runs; none for verbs that leave nothing to compare."""
+    """The last lines of a sweep, whether or not its runs succeeded; none for verbs without results to compare."""
     from sora.config.command_line.sweep import PATTERNED
     from sora.report.comparison import board
     from sora.report.scores import Unlike, fields, find, score_of
@@ -27,7 +27,7 @@ def ended(verb: str, sweep: Sweep) -> list[str]:
     shown, differ = _meant(sweep), []
     try:
         if verb == "evaluate" and any(not word.startswith(f"{PATTERNED}=") for words in sweep.words for word in words):
-            # What the command line swept of the protocol itself differs on purpose.
+            # Protocol fields that the command line swept are meant to differ.
             differ = fields([score_of(place, path) for place in there if (path := find(Path(place))) is not None])
         made = board([str(place) for place in shown] if _all_there(shown) else there, figures=None, differ=differ, over=("seed",))
     except Unlike as unlike:
@@ -38,7 +38,7 @@ def ended(verb: str, sweep: Sweep) -> list[str]:
 
 
 def later(verb: str, sweep: Sweep) -> list[str]:
-    """What shows the results of a sweep once there are any."""
+    """The commands that show the results of a sweep once there are any."""
     from sora.config.command_line.commands import command
 
     shown = _meant(sweep)
@@ -63,7 +63,7 @@ def _after(verb: str, shown: Sequence[Path], there: Sequence[str], differ: Seque
 
 
 def _data(there: Sequence[str]) -> str:
-    """The dataset that the runs trained on, where they have one in common."""
+    """The dataset that all runs trained on, if it is the same."""
     from sora.report.trained import is_run, trained
 
     each = [trained(Path(place)).config.get("data", {}).get("folders") or [] for place in there if is_run(Path(place))]
@@ -72,7 +72,7 @@ def _data(there: Sequence[str]) -> str:
 
 
 def _meant(sweep: Sweep) -> list[Path]:
-    """The shortest words that name all places of a sweep: the folder that holds them and nothing else, or all of them."""
+    """The shortest list of paths that names all places of a sweep: the folder that holds just these, or every path."""
     from sora.config.command_line.sweep import recorded
 
     places = [place for place in sweep.places if place is not None]

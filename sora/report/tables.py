@@ -1,4 +1,4 @@
-"""Tables of figures: text, markdown, LaTeX and CSV of one head and its rows."""
+"""Tables of figures, as text, markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sora.system.terminal import line as one_line
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure with its 95 % interval, or as the mean over runs with their standard deviation; None where it was not measured."""
+    """A figure with its 95 % interval, or a mean over runs with their standard deviation; None if it was not measured."""
 
     value: float | None
     low: float | None = None
@@ -20,7 +20,7 @@ class Cell:
 
 
 def number(value: float | None, *, figures: int = 4) -> str:
-    """Four figures, or so many; large numbers, as tokens a second are, in full rather than as powers of ten."""
+    """A number with four (or `figures`) significant figures; large numbers, such as tokens per second, without powers of ten."""
     if value is None:
         return "–"
     short = f"{value:.{figures}g}"
@@ -36,7 +36,7 @@ def told(found: str | Cell) -> str:
 
 
 def as_text(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
-    """Columns side by side."""
+    """The table as text with aligned columns."""
     lines = [[one_line(told(found)) for found in row] for row in (head, *rows)]
     wide = [max(len(line[place]) for line in lines) for place in range(len(head))]
     return "".join("  ".join(text.ljust(width) for text, width in zip(line, wide, strict=True)).rstrip() + "\n" for line in lines)
@@ -48,7 +48,7 @@ def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> st
 
 
 def as_latex(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
-    """A tabular of the package booktabs."""
+    """The table as a LaTeX tabular of the package booktabs."""
     marks = str.maketrans({mark: f"\\{mark}" for mark in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\^{}"})
 
     def line(texts: Sequence[str]) -> str:
@@ -60,7 +60,7 @@ def as_latex(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
 
 
 def as_csv(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
-    """Every digit; intervals and standard deviations as columns of their own."""
+    """The table as CSV with all digits; intervals and standard deviations are columns of their own."""
     import csv
     import io
 
@@ -76,7 +76,7 @@ def as_csv(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
 
 
 def _parts(column: Sequence[str | Cell]) -> list[str]:
-    """What the columns of a figure are called after its name."""
+    """The suffixes of the CSV columns of one figure."""
     cells = [found for found in column if isinstance(found, Cell)]
     bounds = ["low", "high"] if any(cell.low is not None for cell in cells) else []
     return ["", *(["sd"] if any(cell.spread is not None for cell in cells) else []), *bounds]

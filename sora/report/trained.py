@@ -1,4 +1,4 @@
-"""What runs say of themselves while they train: read from their folders, whole or not, at any time."""
+"""The state of runs in training, from the files in their folders, at any time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from statistics import fmean, median
 from typing import Any
 
 RUN = "run.json"
-MEASURED = ("loss", "adherence_all", "frechet", "motion_frechet", "kvd")  # of what was measured while it trained, in the order of a table
-WEIGHTS = "ema"  # of which it was measured
-LAST = 0.1  # of the steps so far, over which the loss of training is averaged
-SAME = ("evaluation", "data.split", "data.folders", "text", "vae")  # of a configuration: what figures measured while training depend on
+MEASURED = ("loss", "adherence_all", "frechet", "motion_frechet", "kvd")  # metrics of training, in the order of a table's columns
+WEIGHTS = "ema"  # the weights that the metrics are of
+LAST = 0.1  # the last share of steps, over which the training loss is averaged
+SAME = ("evaluation", "data.split", "data.folders", "text", "vae")  # keys of the configuration that metrics of training depend on
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run as its folder shows it. info: run.json; config: config.yaml; lines, measured, spent and events: of metrics.jsonl,
-    evaluation.jsonl, goodput.jsonl and events.jsonl; whole: steps of checkpoints."""
+    """A run as its folder shows it. info: run.json. config: config.yaml. lines, measured, spent, events: the lines of metrics.jsonl,
+    evaluation.jsonl, goodput.jsonl and events.jsonl. whole: steps of checkpoints."""
 
     folder: Path
     info: Mapping[str, Any]
@@ -32,12 +32,12 @@ class Trained:
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """The number of steps of the whole run."""
         return int(self.config.get("steps", 0))
 
     @property
     def step(self) -> int:
-        """The last that is known of."""
+        """The last step in the log or with a checkpoint."""
         return max([0, *self.whole, *(int(line["step"]) for line in self.lines[-1:])])
 
     @property
@@ -46,17 +46,17 @@ class Trained:
 
     @property
     def diverged(self) -> bool:
-        """Whether it told losses of its last steps, and none of them is finite."""
+        """Whether the log has losses of the last steps, and none is finite."""
         return bool(self._late) and not any(number(line.get("loss")) for line in self._late)
 
     @property
     def _late(self) -> list[Mapping[str, Any]]:
-        """The lines of the last steps."""
+        """The lines of the last steps, see `LAST`."""
         return [line for line in self.lines if line["step"] > (1 - LAST) * self.step]
 
     def figures(self) -> dict[str, float]:
-        """What a table shows: the loss of training over the last tenth of its steps, what was measured last of the averaged weights with
-        its intervals, and how fast it went. Names of the former begin with "training"."""
+        """The figures of a table: "training loss", the mean over the last steps; the latest metrics of the averaged weights, with
+        intervals; and the speed."""
         found: dict[str, float] = {}
         losses = [line["loss"] for line in self._late if number(line.get("loss"))]
         if losses:
@@ -80,8 +80,7 @@ def is_run(folder: Path) -> bool:
 
 
 def trained(folder: Path) -> Trained:
-    """A run, from its folder, which another process may be writing into. Raises ValueError where it is no run or its configuration is
-    damaged."""
+    """A run, from its folder, while another process may write to it. Raises ValueError if it is no run or its configuration is damaged."""
     from sora.runs import checkpoint
     from sora.runs.jsonl import EVENT, STEPPED, read
     from sora.runs.run import open_run
@@ -101,7 +100,7 @@ def trained(folder: Path) -> Trained:
 
 
 def unlike(runs: Sequence[Trained]) -> list[str]:
-    """The keys of SAME in which configurations differ, so that what was measured while training is not of the same clips."""
+    """The keys of SAME in which configurations differ, so that metrics of training are of different clips."""
     return [key for key in SAME if any(_at(run.config, key) != _at(runs[0].config, key) for run in runs[1:])]
 
 

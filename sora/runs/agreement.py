@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest that is whole, by what all ranks see."""
+"""Which checkpoint a run continues from: the newest one that all ranks find whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sora.system import distributed as ranks
 
 
 class Elsewhere(Exception):
-    """Training has to begin at another step than the one it was prepared for: the checkpoint of that one is damaged."""
+    """Raised if training must start at another step than the one it was prepared for, because that one's checkpoint is damaged."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"the run goes on from step {step}")
@@ -23,10 +23,10 @@ class Elsewhere(Exception):
 def agreed(
     checkpoints: Path, *, device: torch.device, only: Callable[[int], bool] = lambda step: True, report: Callable[[str], object] = print
 ) -> int | None:
-    """The newest step whose checkpoint every rank finds whole, and `only` allows; None if there is none. Every rank must call it.
+    """The newest step that `only` allows and whose checkpoint every rank finds whole; None if there is none. Every rank must call this.
 
-    All ranks look at the list of files; sizes are looked up, and bytes read and hashed, once between them. What is passed over is told by
-    the rank that found it damaged.
+    Every rank compares the list of files; sizes and hashes are checked by one rank per file. The rank that finds a damaged checkpoint
+    reports it.
     """
     rank, count = (dist.get_rank(), dist.get_world_size()) if ranks.several() else (0, 1)
     seen = [step for path in checkpoint.listed(checkpoints) if (step := checkpoint.step_of(path)) is not None and only(step)]
@@ -42,10 +42,11 @@ def agreed(
 
 
 def confirmed(checkpoints: Path, prepared: int | None, *, device: torch.device) -> int | None:
-    """The step that all ranks begin at, which is the one that this rank `prepared` for. Every rank must call it.
+    """The step that all ranks start at, which must be the one that this rank was `prepared` for. Every rank must call this.
 
     Raises:
-        ValueError: there are checkpoints, but none is whole. Elsewhere: a rank was prepared for another step.
+        ValueError: there are checkpoints, but none is whole.
+        Elsewhere: a rank was prepared for another step.
     """
     problems: list[str] = []
     found = agreed(checkpoints, device=device, report=problems.append)
@@ -60,7 +61,7 @@ def confirmed(checkpoints: Path, prepared: int | None, *, device: torch.device) 
 
 
 def damage(path: Path, *, rank: int, count: int) -> str | None:
-    """What is wrong with a checkpoint, as far as this rank of `count` looks."""
+    """What is wrong with a checkpoint, in the files that are rank `rank`'s part to check, of `count` ranks; None if nothing is."""
     try:
         mine = checkpoint.part_to_check(path, rank=rank, ranks=count)
         checkpoint.outline(path, sizes=mine)

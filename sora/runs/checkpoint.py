@@ -7,11 +7,11 @@ One folder per saved step:
         state.json                                                                   counters and facts
         manifest.json                                                                size and SHA-256 of each of these files, and of itself
 
-Several ranks write a file each (model-00003-of-00008.safetensors, …) of what they hold; the manifest then says which box of which tensor
-lies where (`sora.runs.manifest`), so that any number of ranks reads it, each only the files that hold something of its own. It is
-staged beside its place, every file is synced, the manifest is written last, and the folder is renamed: a kill or a full disk at any moment
-leaves the older ones as they were. A folder is never overwritten. There is no pickle anywhere. Of checkpoints that are let go,
-RUN/snapshots/ may keep the averages: the same files in smaller folders of the same form.
+If several ranks save, each writes its tensors to a file of its own (model-00003-of-00008.safetensors, …), and the manifest says which box
+of which tensor is in which file (`sora.runs.manifest`). Any number of ranks can therefore read it, and each opens only files with numbers
+it needs. A checkpoint is written to a staging folder, every file is synced, the manifest is written last, and the folder is renamed: a kill
+or a full disk at any moment leaves the older checkpoints as they were. A folder is never overwritten. No file is a pickle. RUN/snapshots/
+may keep the averages of removed checkpoints: the same files, in smaller folders of the same form.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ Report = Callable[[str], object]
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that a run needs to go on as if it had never stopped.
+    """All that a run needs to continue as if it had never stopped.
 
-    step, samples, tokens: what has been trained on so far. tensors: by file ("model", "ema", "optimizer", "rng") and by name.
-    facts: JSON values beside them (sums of the open logging window, skipped steps, hashes of what the run depends on).
+    step, samples, tokens: how much the run has trained on. tensors: by file ("model", "ema", "optimizer", "rng") and by name. facts: JSON
+    values (sums of the open logging window, skipped steps, hashes of what the run depends on).
     """
 
     step: int
@@ -77,7 +77,7 @@ def listed(checkpoints: Path) -> list[Path]:
 
 
 def save(checkpoints: Path, state: TrainingState, *, keep: int, keep_every: int = 0) -> Path:
-    """Commit `state`, of which this is the only rank, as a new folder of `checkpoints`; returns the folder. See `Saving`."""
+    """Save `state` as a new folder of `checkpoints` and return the folder; for a run of a single rank. See `Saving`."""
     saving = Saving(checkpoints, state, rank=0, ranks=1)
     try:
         saving.write()
@@ -88,13 +88,13 @@ def save(checkpoints: Path, state: TrainingState, *, keep: int, keep_every: int 
 
 
 class Saving:
-    """A checkpoint on its way to the disk. Every rank has one; each `write`s, and when all have, the first one `commit`s.
+    """A checkpoint that is being written. Every rank calls `write`; when all have, the first rank calls `commit`.
 
-    copied: take a copy of what this rank writes at once, so that training may go on while another thread writes.
+    copied: copy this rank's tensors at once, so that training may go on while another thread writes.
 
     Raises:
-        ValueError: the folder exists, the state is none that `load` would read, or (`write`) a tensor is not finite. OSError: the disk is
-            full or gone; nothing has changed then.
+        ValueError: the folder exists, `load` would refuse the state, or (`write`) a tensor is not finite.
+        OSError: the disk is full or gone; nothing has changed then.
     """
 
     def __init__(self, checkpoints: Path, state: TrainingState, *, rank: int, ranks: int, copied: bool = False) -> None:
@@ -113,7 +113,7 @@ class Saving:
             self._state = json.loads(json.dumps(self._state))
 
     def write(self) -> None:
-        """Write and sync this rank's files, and last the list of them."""
+        """Write and sync this rank's files, and last a list of them."""
         self._staging.mkdir(parents=True, exist_ok=True)
         files, told = {}, {}
         for kind, found in self._pieces.items():
@@ -128,12 +128,12 @@ class Saving:
             storage.write_text(self._part(self._rank), manifest.compact({"files": files, "tensors": told}))
 
     def commit(self, *, keep: int, keep_every: int, snapshots: int = 0, every: int = 1, report: Report = print) -> Path:
-        """Make the staged folder the checkpoint, then let go of older ones; for the first rank, once all have written.
+        """Rename the staged folder to the checkpoint, then remove older ones; for the first rank, after all ranks have written.
 
-        keep: how many of the newest stay (at least 1). keep_every: steps that divide by it stay for ever; 0 for none. snapshots: of how
-        many others the averages under profiles stay. every: of the steps that do not divide by it only the newest stays, and none of them
-        makes another go or leaves a snapshot: what is made of these does not depend on when a run was stopped. report: is told what of
-        this could not be done, and why.
+        keep: number of newest checkpoints that stay, at least 1. keep_every: steps that are multiples of it are never removed; 0 for none.
+        snapshots: number of removed checkpoints whose weight averages for post-hoc EMA are kept. every: of the steps that are not multiples
+        of it only the newest stays, and they neither remove others nor leave snapshots; so the result does not depend on when a run was
+        stopped. report: called with a message if an old checkpoint could not be removed.
         """
         found = self._merged()
         text = manifest.spread(self._state)
@@ -147,12 +147,12 @@ class Saving:
         storage.sync(self.path.parent)
         try:
             _let_go(self.path.parent, keep=keep, keep_every=keep_every, snapshots=snapshots, every=every, report=report)
-        except OSError as error:  # the save is done
+        except OSError as error:  # the new checkpoint is saved all the same
             report(f"older checkpoints could not be let go ({error}); the next save tries it again")
         return self.path
 
     def abandon(self) -> None:
-        """Leave nothing behind; for the first rank, once no rank writes any more."""
+        """Remove the staged files; for the first rank, when no rank writes any more."""
         shutil.rmtree(self._staging, ignore_errors=True)
 
     def _part(self, rank: int) -> Path:
@@ -175,19 +175,19 @@ def _copy(piece: TensorShard) -> TensorShard:
 
 
 def verify(path: Path, *, only: Collection[str] | None = None) -> None:
-    """Raise ValueError, naming the file, unless every byte of the checkpoint, or of `only` some kinds of its tensors, is as written."""
+    """Raise ValueError, naming the file, unless every byte of the checkpoint, or of the kinds of tensors in `only`, is as written."""
     outline(path)
     check(path, [name for name in contents(path).files if only is None or name == STATE or kind_of(name) in only])
 
 
 def outline(path: Path, *, sizes: Collection[str] | None = None) -> None:
-    """Raise ValueError, naming the file, unless the files of a checkpoint are there, and no others, in their sizes; none is read.
+    """Raise ValueError, naming the file, unless a checkpoint has exactly the files that it should, in their sizes; no file is read.
 
-    sizes: the files whose sizes are looked up, a question to the file system each; None: all.
+    sizes: the files whose sizes are checked, each by a call to the file system; None checks all.
     """
     path = Path(path)
     refuse_outside(path.parent, path.parent.parent)
-    if (path.parent.parent / "run.json").exists():  # in a run, which may be a stranger's; any other place was named by the user
+    if (path.parent.parent / "run.json").exists():  # a run may be a stranger's; any other folder was named by the user
         refuse_outside(path, path.parent.parent)
     refuse_links_out(path, home=path.parent.parent)
     files = contents(path).files
@@ -203,7 +203,7 @@ def outline(path: Path, *, sizes: Collection[str] | None = None) -> None:
 
 
 def check(path: Path, names: Sequence[str]) -> None:
-    """Raise ValueError, naming the file, unless these files of a checkpoint hash to what its manifest says."""
+    """Raise ValueError, naming the file, unless the files `names` have the hashes in the checkpoint's manifest."""
     files = contents(path).files
     with ThreadPoolExecutor(max_workers=min(8, max(1, len(names)))) as pool:
         hashes = pool.map(storage.file_hash, [path / name for name in names])
@@ -213,7 +213,7 @@ def check(path: Path, names: Sequence[str]) -> None:
 
 
 def part_to_check(path: Path, *, rank: int, ranks: int) -> list[str]:
-    """The files of a checkpoint whose hashes are for `rank` to check: all ranks' are all files, dealt out by size."""
+    """The files of a checkpoint that `rank` must hash; those of all `ranks` together are all files, balanced by size."""
     sizes = {name: facts["bytes"] for name, facts in contents(path).files.items()}
     loads, mine = [0] * ranks, []
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
@@ -225,17 +225,17 @@ def part_to_check(path: Path, *, rank: int, ranks: int) -> list[str]:
 
 
 def kinds(path: Path) -> set[str]:
-    """The kinds of tensors that a checkpoint holds: "model", "ema", …"""
+    """The kinds of tensors in a checkpoint: "model", "ema", …"""
     return {kind for name in contents(Path(path)).files if (kind := kind_of(name))}
 
 
 def profiles(path: Path) -> dict[str, float]:
-    """The relative widths of the averages in a checkpoint from which others can be made, by kind."""
+    """The relative widths of the weight averages in a checkpoint from which post-hoc EMA computes others, by kind."""
     return state_of(Path(path))["facts"].get("profiles", {})
 
 
 def state_of(path: Path) -> dict[str, Any]:
-    """What state.json of a checkpoint says; a ValueError if it is of another form or of another step than the folder's name."""
+    """The content of a checkpoint's state.json; ValueError if it has another form, or another step than the folder's name."""
     found = fitting(read_json(path / STATE, limit=STATE_LIMIT, within=path), STATE_FORM, str(path / STATE), "use another checkpoint")
     if other := contradicted(found):
         raise ValueError(f"{path / STATE} is damaged: {other} is not what its counters say; use another checkpoint")
@@ -245,12 +245,12 @@ def state_of(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path, *, only: Collection[str] | None = None, verified: bool = False) -> TrainingState:
-    """A whole checkpoint, or `only` some kinds of its tensors; tensors are read when they are asked for.
+    """Load a checkpoint, or the kinds of its tensors in `only`; a tensor is read when it is first used.
 
-    The files are verified first, unless that was done: `verified`.
+    verified: true skips the check of every byte, which the caller has done.
 
     Raises:
-        ValueError: it is no checkpoint, or a file of it is missing, torn or changed; the message names the file.
+        ValueError: the folder is no checkpoint, or a file in it is missing, torn or changed; the message names the file.
     """
     path = Path(path)
     if not verified:
@@ -273,8 +273,8 @@ def load(path: Path, *, only: Collection[str] | None = None, verified: bool = Fa
 def newest(checkpoints: Path, *, report: Callable[[str], object] = print, look: Callable[[Path], object] | None = None) -> Path | None:
     """The newest whole checkpoint; None if there are none at all.
 
-    Damaged ones are passed over, and named through `report`. When there are checkpoints but none is whole this is a ValueError: a run
-    never starts again from step 0 by itself. look: what raises for a damaged one (None: `verify`, which reads every byte).
+    Damaged ones are reported and passed over. If there are checkpoints but none is whole, this raises ValueError, because a run must never
+    start again from step 0 by itself. look: raises for a damaged checkpoint; None is `verify`, which reads every byte.
     """
     found = listed(checkpoints)
     problems = []
@@ -282,13 +282,13 @@ def newest(checkpoints: Path, *, report: Callable[[str], object] = print, look: 
         try:
             (look or verify)(path)
         except (ValueError, OSError) as error:
-            if path.is_dir():  # else it was let go meanwhile
+            if path.is_dir():  # else the run removed it meanwhile
                 problems.append(str(error))
             continue
         for problem in problems:
             report(f"passed over a damaged checkpoint: {problem}")
         return path
-    if found and not problems:  # all were let go
+    if found and not problems:  # all were removed meanwhile
         return newest(checkpoints, report=report, look=look)
     if found:
         raise ValueError(f"no checkpoint in {checkpoints} is whole: {'; '.join(problems)}. To start again, choose another output folder")
@@ -296,7 +296,7 @@ def newest(checkpoints: Path, *, report: Callable[[str], object] = print, look: 
 
 
 def sweep(folder: Path) -> int:
-    """Remove what a killed process left half-written; returns how many. Only for the one process that owns the run."""
+    """Remove files that a killed process left half-written; return how many. Only for the one process that owns the run."""
     rubbish = list(Path(folder).rglob(f"{storage.STAGING}*"))
     for path in rubbish:
         if path.is_dir():
@@ -326,7 +326,7 @@ def _let_go(checkpoints: Path, *, keep: int, keep_every: int, snapshots: int, ev
 
 
 def set_aside(checkpoints: Path, *, after: int) -> list[Path]:
-    """Give the folders of steps above `after`, which the run will reach again, names that no checkpoint has; returns where they are."""
+    """Rename the checkpoints of steps above `after`, which the run will reach again, so that they count as none; return their new paths."""
     return [_set_aside(path) for path in listed(checkpoints) if (step_of(path) or 0) > after]
 
 
@@ -337,7 +337,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def undo(checkpoints: Path, *, after: int) -> list[int]:
-    """Remove the checkpoints and snapshots of steps above `after`, which a run that went back has undone; returns their steps."""
+    """Remove the checkpoints and snapshots of steps above `after`, for a run that goes back to that step; return the removed steps."""
     undone = []
     for path in (*listed(checkpoints), *listed(checkpoints.parent / SNAPSHOTS)):
         if (step := step_of(path) or 0) > after:
@@ -347,7 +347,7 @@ def undo(checkpoints: Path, *, after: int) -> list[int]:
 
 
 def _remove(path: Path) -> None:
-    """A kill in the middle leaves rubbish, not half a checkpoint."""
+    """Remove a checkpoint's folder. It is renamed first, so that a kill leaves a staging folder to sweep and not half a checkpoint."""
     aside = path.with_name(f"{storage.STAGING}old-{path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
@@ -355,7 +355,7 @@ def _remove(path: Path) -> None:
 
 
 def thinned(steps: Sequence[int], most: int) -> list[int]:
-    """At most `most` of some steps, as evenly spread as they come: whichever leaves the smallest gap goes; never the first or the last."""
+    """At most `most` steps, spread evenly: the one that leaves the smallest gap is dropped first, but never the first or last step."""
     left = sorted(steps)
     while len(left) > max(2, most):
         gaps = [after - before for before, after in zip(left, left[2:], strict=False)]
@@ -364,7 +364,7 @@ def thinned(steps: Sequence[int], most: int) -> list[int]:
 
 
 def keep_part(path: Path, folder: Path, *, kinds: Collection[str]) -> None:
-    """Keep some kinds of a checkpoint's tensors as a checkpoint of that name in `folder`: the same files, linked where that can be."""
+    """Store the tensors of some kinds as a checkpoint of the same name in `folder`, by hard links where possible, else copies."""
     if not kinds or (folder / path.name).exists():
         return
     taken = contents(path).of(kinds)
@@ -377,7 +377,7 @@ def keep_part(path: Path, folder: Path, *, kinds: Collection[str]) -> None:
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
-            shutil.copy2(path / name, staging / name)  # a file system without links
+            shutil.copy2(path / name, staging / name)  # the file system has no hard links
             storage.sync(staging / name)
     (staging / MANIFEST).write_text(manifest.text_of(taken), encoding="utf-8")
     storage.sync(staging / MANIFEST)

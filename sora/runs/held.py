@@ -1,4 +1,4 @@
-"""A checkpoint that stays while it is read, though the run that made it lets it go meanwhile."""
+"""Keeps a checkpoint readable while its run may remove it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sora.system import files as storage
 
 @contextmanager
 def held(path: Path) -> Iterator[Path]:
-    """A folder of the same name with other links to the files of a checkpoint; `path` itself where the disk takes none.
+    """A context with a folder of the same name, of hard links to a checkpoint's files, or `path` itself where the disk cannot make any.
 
-    What a reader that was killed leaves, the run sweeps away at its next start. A ValueError out of the context names `path`.
+    If the reader is killed, the run removes the links when it next starts. A ValueError raised inside the context names `path`.
 
     Raises:
-        FileNotFoundError: the run has let it go.
+        FileNotFoundError: the run has removed the checkpoint.
     """
     run = path.parent.parent
     refuse_outside(path, run)
-    refuse_links_out(path, home=run)  # of which there would be other links, that lead nowhere else
+    refuse_links_out(path, home=run)  # a hard link to a symbolic link would point to nowhere from the new folder
     aside = run / f"{storage.STAGING}read-{os.getpid()}-{secrets.token_hex(4)}"
     there = aside / path.parent.name / path.name
     try:
@@ -34,7 +34,7 @@ def held(path: Path) -> Iterator[Path]:
                 os.link(path / name, there / name)
         except FileNotFoundError:
             raise
-        except OSError:  # a disk that cannot be written to, or has no links
+        except OSError:  # a disk that is read-only or has no hard links
             there = path
         try:
             yield there

@@ -1,5 +1,5 @@
-"""metrics.jsonl: one whole line per logged step, and no line of a step that a resumed run has yet to make; and whether a metrics.csv is a
-table of steps."""
+"""Reads and writes metrics.jsonl, one whole line for each logged step; a resumed run first removes the lines of steps that it will make
+again. Also checks that a metrics.csv is a table of steps."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ EVENT = Fields({"event": text})  # of events.jsonl
 
 
 class MetricsLog:
-    """Appends lines by one write each; a line that a full disk cut is taken back, so readers never meet half of one."""
+    """Appends each line with a single write; a line that a full disk cut short is removed, so that readers never see half a line."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.problem: str | None = None
 
     def rewind(self, step: int) -> None:
-        """Keep the lines of steps up to `step`; later ones, and a torn last one, go. The file is replaced whole."""
+        """Remove the lines of steps after `step` and a torn last line. The file is replaced atomically."""
         if not self.path.exists():
             return
         lines = file_content(self.path, most=LIST.bytes).split(b"\n")
@@ -41,7 +41,7 @@ class MetricsLog:
             staging.write_bytes(b"".join(line + b"\n" for line in kept))
 
     def write(self, values: Mapping[str, Any]) -> bool:
-        """Append one line. False if the disk would not take it; the reason is in `problem`, and training goes on."""
+        """Append one line and return True; False if the disk does not take it. The reason is then in `problem`, and training goes on."""
         data = (json.dumps({name: _plain(value) for name, value in values.items()}) + "\n").encode()
         try:
             handle = appending(self.path)
@@ -64,7 +64,7 @@ class MetricsLog:
 
 
 def read(path: Path, form: Form = anything) -> list[dict[str, Any]]:
-    """The lines of a metrics or events file; a torn last line is left out. Raises ValueError for one that is not of a form."""
+    """The lines of a metrics or events file, without a torn last line. Raises ValueError if a line does not have the given form."""
     if not os.path.lexists(path):
         return []
     rows = read_lines(path, within=Path(path).parent)
@@ -74,9 +74,10 @@ def read(path: Path, form: Form = anything) -> list[dict[str, Any]]:
 
 
 def refuse_other_table(path: Path) -> None:
-    """Raise ValueError where a metrics.csv of a run that goes on is no table of steps. A torn last line, as a kill leaves it, is no fault.
+    """Raise ValueError if the metrics.csv of a run that continues is not a table of steps. A torn last line, which a kill leaves, is
+    accepted.
 
-    A tracker reads it in a process of its own, whose end no run waits for: so it is looked at before.
+    A tracker reads the table in a separate process whose failure no run would notice, so it is checked here first.
     """
     if not os.path.lexists(path):
         return
@@ -105,7 +106,7 @@ def _step(line: bytes) -> int | None:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers that JSON lacks become null."""
+    """The value with numbers that JSON lacks (NaN, infinities) replaced by null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, list | tuple):

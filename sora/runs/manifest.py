@@ -1,12 +1,12 @@
-"""What a checkpoint's folder holds: the form of state.json, and where the numbers of each tensor lie, manifest.json.
+"""The two JSON files of a checkpoint: the form of state.json, and manifest.json, which says which file holds which part of each tensor.
 
     {"format": 3, "files": {name: {"bytes": …, "sha256": …}},
      "tensors": {kind: {"layouts": [{"shape": …, "type": "F32", "pieces": [[rank, offset, size], …]}, …], "names": {name: 0}}},
      "sha256": of all this}
 
-Tensors that are cut alike share a layout, so that the file grows with ranks times kinds of tensors, not times tensors. What one process
-wrote has no "tensors" (format 1): its files say themselves what they hold. In format 2, which is only read, every tensor has "boxes" of its
-own.
+Tensors that are cut in the same way share a layout, so the file grows with ranks times layouts, not with ranks times tensors. A checkpoint
+of one process has no "tensors" (format 1): its safetensors files say what they hold. Format 2, which is only read, has separate "boxes" for
+every tensor.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FORM = Fields(
 )
 _COUNTS = {"step": whole(0, 10**12), "samples": whole(), "tokens": whole()}
 _COUNTERS: dict[str, Form] = dict.fromkeys(("updates", "skipped", "skipped_in_a_row", "returns", "returned_to", "returned_at"), whole())
-_SUM = Either([Maybe(real())], Maybe(real()))  # null: not finite, as a part may be of a loss that is
+_SUM = Either([Maybe(real())], Maybe(real()))  # null: not finite, as part of a loss that is not finite may be
 _SUMS = {"loss": real(), **dict.fromkeys(("grad_norm", "flops", "data_seconds", "step_seconds"), real(0))}
 _WINDOW = Fields({**dict.fromkeys(("steps", "skipped", "samples", "tokens"), whole()), **_SUMS, "parts": Named(Row((_SUM, _SUM)))})
 FACTS = Fields(
@@ -76,26 +76,26 @@ FILE = re.compile(r"(\w+)(?:-(\d{5,})-of-\d{5,})?\.safetensors")
 
 
 class Contents(NamedTuple):
-    """files: "bytes" and "sha256", by name. tensors: of format 3, boxes: of format 2, by kind."""
+    """The content of a manifest. files: "bytes" and "sha256" by file name. tensors (format 3) and boxes (format 2): by kind of tensor."""
 
     files: Mapping[str, Mapping[str, Any]]
     tensors: Mapping[str, Mapping[str, Any]]
     boxes: Mapping[str, Mapping[str, Any]]
 
     def of(self, kinds: Collection[str]) -> Contents:
-        """Without other kinds of tensors."""
+        """The content without files and tensors of other kinds."""
         files = {name: facts for name, facts in self.files.items() if kind_of(name) in ("", *kinds)}
         return Contents(files, *({kind: each[kind] for kind in each if kind in kinds} for each in (self.tensors, self.boxes)))
 
 
 def kind_of(file: str) -> str:
-    """The kind of tensors that a file holds; nothing for any other file."""
+    """The kind of tensors in a file, from its name; the empty string for other files."""
     match = FILE.fullmatch(file)
     return match[1] if match else ""
 
 
 def text_of(contents: Contents) -> str:
-    """The text of a manifest. Written in one way only, so that a changed byte anywhere in it shows."""
+    """The text of a manifest, in canonical form, so that a changed byte anywhere in it shows."""
     form, more = ALONE, {}
     if contents.tensors:
         form, more = LISTED, {"tensors": {kind: _sorted(found) for kind, found in sorted(contents.tensors.items())}}
@@ -111,12 +111,12 @@ def _sorted(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def contradicted(state: Mapping[str, Any]) -> str:
-    """Which number of a state is not what its counters say; nothing if all are."""
+    """The name of a number in a state that differs from its counters; the empty string if all agree."""
     return next((name for name in _COUNTS if state["facts"].get("counters", state)[name] != state[name]), "")
 
 
 def misfit_of(state: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Where a state departs from what loading and a resume ask for, and what is wrong there; None where it fits."""
+    """The key of a state that loading and resuming would refuse, and what is wrong with it; None if the state is valid."""
     trained = Fields({"facts": TRAINED}) if "window" in state["facts"] else Fields({})
     if wrong := misfit(state, STATE_FORM) or misfit(state, trained):
         return wrong
@@ -132,10 +132,10 @@ def compact(value: Any) -> str:
 
 
 def contents(folder: Path) -> Contents:
-    """What the manifest of a folder says.
+    """The content of the manifest in a folder.
 
     Raises:
-        ValueError: there is none, or it is damaged, or of a format that this version does not know.
+        ValueError: there is no manifest, it is damaged, or this version does not know its format.
     """
     path = folder / MANIFEST
     if not folder.is_dir():
@@ -158,7 +158,7 @@ def contents(folder: Path) -> Contents:
 
 
 def layouts(folder: Path, found: Contents, kind: str) -> dict[str, TensorLayout]:
-    """Where the tensors of a kind lie, by name, as a manifest of format 3 lists them."""
+    """The layout of each tensor of a kind, by name, as a manifest of format 3 lists it."""
     files = {int(match[2]): name for name in found.files if (match := FILE.fullmatch(name)) and match[1] == kind and match[2]}
     listed = found.tensors[kind]
     try:
@@ -171,11 +171,11 @@ def layouts(folder: Path, found: Contents, kind: str) -> dict[str, TensorLayout]
         raise ValueError(f"{folder / MANIFEST} is damaged: what it says of {kind} makes no sense ({error!r}); use another") from None
 
 
-# ---- what the ranks tell the first one
+# ---- what every rank tells the first rank
 
 
 def told(names: Sequence[str], pieces: Mapping[str, TensorShard]) -> dict[str, Any]:
-    """What a rank says of its pieces of some of the tensors `names`, which all ranks know in this order: by number, as there are many."""
+    """This rank's pieces, as JSON for `merged`: each box with the indices of its tensors in `names`, which are the same on all ranks."""
     boxes: dict[tuple[Any, ...], list[int]] = {}
     for number, name in enumerate(names):
         if name in pieces:
@@ -184,12 +184,12 @@ def told(names: Sequence[str], pieces: Mapping[str, TensorShard]) -> dict[str, A
 
 
 def merged(names: Sequence[str], said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The "layouts" and "names" of a kind, out of what each rank says.
+    """The manifest entry of a kind ("layouts" and "names"), from what each rank `told`.
 
     Raises:
         ValueError: a rank has other tensors than the first one.
     """
-    # A class of tensors has had the same pieces from all ranks so far. Each is made of an earlier one and a piece more; 0 has none.
+    # Tensors of one class have the same pieces on all ranks so far. A class is an earlier class with one more piece; class 0 has none.
     classes, grown = np.zeros(len(names), dtype=np.int64), [(0, 0, [])]
     for rank, one in enumerate(said):
         if one["of"] != _hash(names):

@@ -1,7 +1,7 @@
-"""Where what a run's configuration names by path lies: from whatever folder one stands in, and after the run or its data have moved.
+"""Resolves the paths in a run's configuration, from whatever folder a command runs in, and after the run or its data have moved.
 
-run.json keeps where the run was begun ("place": its own folder, and the one that relative paths start from), which clips each dataset
-held ("datasets": fingerprints), and what it was trained on ("usual": pixels of a frame, frames a second, seconds).
+run.json keeps the run's folder and the folder that relative paths start from ("place"), a fingerprint of the clips of each dataset
+("datasets"), and the usual clip of the training data ("usual": pixels of a frame, frames per second, seconds).
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ FILES = ("source", "path")  # keys of models on disk, within the nodes that may 
 
 
 def begun_at(folder: Path, datasets: Iterable[str], usual: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """What run.json keeps of a run that begins, or goes on, in `folder`, from the folder that this process stands in."""
+    """The entries of run.json about a run that starts or continues in `folder`: paths are relative to this process's working directory."""
     kept = {"place": {"folder": str(Path(folder).resolve()), "from": str(Path.cwd())}}
     known = {named: found for named in datasets if (found := fingerprint(Path(named)))}
     return {**kept, "datasets": known, **({"usual": dict(usual)} if usual else {})}
 
 
 def fingerprint(folder: Path) -> str | None:
-    """Of a dataset's clips; None if the folder holds none."""
+    """The fingerprint of a dataset's clips; None if the folder holds no dataset."""
     path = folder / DATASET
     described = storage.read_json(path) if path.is_file() else None
     return described.get("fingerprint") if isinstance(described, dict) else None
 
 
 def place_of(run: Run) -> Mapping[str, str] | None:
-    """Where a run was begun, or last went on, as it keeps it; None of one that was begun before runs did."""
+    """The folders of "place" in run.json, from when the run last started or continued; None if an older version wrote it."""
     place = run.info.get("place")
     return place if isinstance(place, Mapping) and all(isinstance(place.get(key), str) for key in ("folder", "from")) else None
 
 
 def candidates(run: Run, named: str) -> list[Path]:
-    """The paths that `named` may mean, likeliest first: where it lies beside the run if both have moved together, where it lay when the
-    run was begun, then from here, and from every folder above the run."""
+    """The paths that `named` may mean, likeliest first: where it lies if it moved together with the run, where it lay when the run started,
+    in the working directory, and in every folder above the run."""
     now, place = run.folder.resolve(), place_of(run)
     found: list[str | Path] = []
     if place is not None:
@@ -54,9 +54,9 @@ def candidates(run: Run, named: str) -> list[Path]:
 
 
 def dataset_of(run: Run, named: str) -> str:
-    """The folder of a dataset that the run is trained on: of its candidates the first with the run's clips, else the first dataset.
+    """The folder of a dataset that the run trains on: the first candidate with the same clips, else the first that is a dataset.
 
-    Raises ValueError if there is none, naming where it was looked for, and if the run may not have it read (see `Run.may_read`).
+    Raises ValueError if no candidate is a dataset (the message lists where it looked), or if the run may not read it (see `Run.may_read`).
     """
     known = run.info.get("datasets")
     wanted = known.get(named) if isinstance(known, Mapping) else None
@@ -76,10 +76,11 @@ def dataset_of(run: Run, named: str) -> str:
 
 
 def path_of(run: Run, key: str, named: str) -> str:
-    """A file or folder that the run's configuration names at `key`; as it stands if there is none, since many such words are no paths.
+    """The path of a file or folder that the run's configuration names at `key`; `named` itself if none exists, since many such words are no
+    paths.
 
     Raises:
-        ValueError: there is one, and the run may not have it read (see `Run.may_read`).
+        ValueError: there is one, and the run may not read it (see `Run.may_read`).
     """
     there = [path for path in candidates(run, named) if path.exists()]
     if (found := next((path for path in there if run.may_read(path)), None)) is not None:
@@ -90,7 +91,7 @@ def path_of(run: Run, key: str, named: str) -> str:
 
 
 def foreign(run: Run, key: str, named: str, there: Sequence[Path], *, say: str = "") -> ValueError:
-    """That a run names something outside its folder, which it may not have read. say: the words that name it on the command line."""
+    """The error for a run that names a path outside its folder which it may not read. say: command-line words that name the path."""
     choices = [*([f"say where it lies: {say}"] if say else []), f"allow it: {trust.words(there[0])}"]
     return ValueError(
         f"{run.config_file} names {key}={named}, which lies outside the run, and no command of yours wrote that configuration, so it is "
@@ -99,9 +100,9 @@ def foreign(run: Run, key: str, named: str, there: Sequence[Path], *, say: str =
 
 
 def placed(run: Run, node: Any, key: str = "", *, here: Callable[[str, Any], bool] = lambda key, path: False) -> Any:
-    """A node of plain values, which stands at `key`, with the models that it names by path where they lie now.
+    """A copy of a node of plain values at `key`, in which the paths of models are replaced by the paths where the models lie now.
 
-    here: whether a path at a key is one that the command line named, and that is there, seen from this folder; it stays as it stands.
+    here: returns whether the command line named this existing path at this key, relative to the working directory; it is not replaced.
     """
     if isinstance(node, Mapping):
         found = {}

@@ -1,8 +1,9 @@
-"""Averages of the weights under any power-function profile, made after training of those that were kept (Karras et al. 2024, section 3).
+"""Post-hoc EMA: weight averages under any power-function profile, computed after training from stored averages (Karras et al. 2024, section
+3).
 
-A profile of exponent gamma that ends at update t weighs the weights of update s by (gamma + 1) s^gamma / t^(gamma + 1). A run with
-ema=post_hoc keeps the averages of two of them in every checkpoint, and in RUN/snapshots those of checkpoints that went. Their profiles
-combine to another by least squares, and so do the averages.
+A profile with exponent gamma that ends at update t gives the weights of update s the density (gamma + 1) s^gamma / t^(gamma + 1). A run
+with ema=post_hoc stores the averages under two profiles in every checkpoint, and keeps those of removed checkpoints in RUN/snapshots.
+Another profile is a least-squares combination of the stored ones, and its average is the same combination of their averages.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ from sora.runs import checkpoint
 from sora.runs.checkpoint import TrainingState
 from sora.system.terminal import counted
 
-WIDEST = 12**-0.5  # of the profile that weighs all updates alike
-LARGEST_MISS = 0.3  # share of a profile that may be missed before it is another one
+WIDEST = 12**-0.5  # the profile that weighs all updates alike
+LARGEST_MISS = 0.3  # share of a profile that a combination may miss
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A power-function profile: it ends at `updates`, and its standard deviation is `width` of that."""
+    """A power-function profile that ends at `updates` and has a standard deviation of `width` times `updates`."""
 
     updates: int
     width: float
 
 
 def gamma_of(width: float) -> float:
-    """The exponent of the profile whose standard deviation is `width` of the training so far; 0.10 -> 6.94, 0.05 -> 16.97.
+    """The exponent of the profile whose standard deviation is `width` times its length; 0.10 -> 6.94, 0.05 -> 16.97.
 
-    width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), a cubic of which the largest root is meant (Karras et al. 2024, appendix C).
+    It is the largest root of the cubic width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) (Karras et al. 2024, appendix C).
 
     Raises:
-        ValueError: no such profile has this width.
+        ValueError: no profile has this width.
     """
     if not 0 < width <= WIDEST + 1e-9:
         raise ValueError(f"no average has a relative width of {width}: it lies above 0, and at {WIDEST:.4f} all updates weigh alike")
@@ -48,7 +49,7 @@ def gamma_of(width: float) -> float:
 
 
 def overlaps(one: Sequence[Profile], other: Sequence[Profile]) -> Float[np.ndarray, "A B"]:
-    """The integral of the product of each of `one` with each of `other`, over all time."""
+    """The integral over time of the product of each profile in `one` with each in `other`."""
     t, g = _columns(one)
     u, h = (values[None] for values in _columns(other))
     t, g = t[:, None], g[:, None]
@@ -61,12 +62,13 @@ def _columns(profiles: Sequence[Profile]) -> tuple[Float[np.ndarray, "A"], Float
 
 
 def coefficients(kept: Sequence[Profile], wanted: Profile) -> tuple[Float[np.ndarray, "A"], float]:
-    """What to multiply the averages under `kept` profiles with so that their sum is the one under `wanted`; and the share it misses.
+    """The factors of the averages under the `kept` profiles whose sum approximates the average under `wanted`, and the share of it that is
+    missed.
 
-    Least squares under the condition that they sum to one, so that weights which never moved stay what they are.
+    Least squares under the constraint that the factors sum to one, so that weights which never moved do not change.
     """
     products, towards = overlaps(kept, kept), overlaps(kept, [wanted])[:, 0]
-    scale = 1 / np.sqrt(np.diag(products))  # all profiles of one length: else the early, narrow ones drown the rest
+    scale = 1 / np.sqrt(np.diag(products))  # to unit norm: else early, narrow profiles, whose norms are large, drown the rest
     count = len(kept)
     system = np.zeros((count + 1, count + 1))
     system[:count, :count] = products * scale[:, None] * scale
@@ -80,11 +82,11 @@ def coefficients(kept: Sequence[Profile], wanted: Profile) -> tuple[Float[np.nda
 def averaged(source: Path, *, width: float, report: Callable[[str], object] = print) -> dict[str, Tensor]:
     """The weights averaged under the profile of relative `width` that ends at a checkpoint, in fp32 on the host, by parameter.
 
-    source: the checkpoint, in the folder of its run, whose snapshots and older checkpoints are used too; damaged ones are passed over by
-    name, through `report`.
+    source: the checkpoint, in the folder of its run. The run's snapshots and older checkpoints are used too; damaged ones are reported and
+    passed over.
 
     Raises:
-        ValueError: the checkpoint has no profiles or is damaged, or `width` cannot be made of what was kept.
+        ValueError: the checkpoint has no profiles or is damaged, or the stored profiles cannot be combined to this width.
     """
     own = checkpoint.profiles(source)
     if not own:
@@ -119,13 +121,13 @@ def updates_of(state: TrainingState) -> int:
 
 
 def _combined(name: str, terms: Sequence[tuple[TrainingState, str]], shares: Float[np.ndarray, "A"]) -> Tensor:
-    """One tensor at a time, summed in fp64: the shares may be large and of both signs."""
+    """The combination of one tensor of several checkpoints, summed in fp64 because the factors may be large and of both signs."""
     parts = (state.tensors[kind][name].double().mul_(float(share)) for (state, kind), share in zip(terms, shares, strict=True))
     return reduce(Tensor.add_, parts).to(torch.float32)
 
 
 def older(source: Path) -> list[Path]:
-    """The snapshots and checkpoints with profiles of a run from before its checkpoint `source`, by step."""
+    """The snapshots and checkpoints with profiles that the run of checkpoint `source` stored before it, by step."""
     last = checkpoint.step_of(source) or 0
     by_step: dict[int, Path] = {}
     for path in (*checkpoint.listed(source.parent.parent / checkpoint.SNAPSHOTS), *checkpoint.listed(source.parent)):

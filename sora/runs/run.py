@@ -1,12 +1,12 @@
 """A run is one folder; only one process trains in it at a time, and it is resumed in place.
 
 RUN/config.yaml      the resolved configuration
-RUN/run.json         kind, names and hashes of what the run depends on, code version, own modules with the hashes of their files, the step
-                     of its first checkpoint, where it was begun and what sizes it trained on (see `places.py`)
-RUN/init.json        of a run with init=: the file that it began with, and the config.json beside that
+RUN/run.json         kind, names and hashes of what the run depends on, code version, the user's modules with hashes of their files, the
+                     step of its first checkpoint, where it started and the sizes it trained on (see `places.py`)
+RUN/init.json        only with init=: the file that the run started from, and the config.json beside that file
 RUN/checkpoints/     whole checkpoints, see `checkpoint.py`
 RUN/metrics.jsonl    one line per logged step
-RUN/events.jsonl     what went wrong or was done by hand: skipped steps, signals, resumes, failed saves
+RUN/events.jsonl     problems and manual actions: skipped steps, signals, resumes, failed saves
 RUN/samples/  RUN/vae/  RUN/report.html
 """
 
@@ -55,21 +55,21 @@ FORM = Fields(
         "own": Named(Fields({"files": Named(digest)}, may={"file": text, "git": {"commit": text, "dirty": flag}}, closed=True)),
     },
 )  # of run.json
-SEALED = "run"  # the word before the hash of config.yaml, in what a seal is on
+SEALED = "run"  # the first word of what is sealed; the hash of config.yaml follows
 INIT = Fields({"config": Maybe(Named(anything))}, may={"step": Maybe(whole(0, MOST_STEPS)), "hash": text})  # of init.json
-NODE = Fields({"_target_": text})  # of config.yaml: an object, by the name of its class
-NETWORKS = {"diffusion": ("patches", "text", "dit", "objective", "path", "density"), "vae": ("vae",)}  # what sampling builds of a kind
+NODE = Fields({"_target_": text})  # an object of config.yaml, by the name of its class
+NETWORKS = {"diffusion": ("patches", "text", "dit", "objective", "path", "density"), "vae": ("vae",)}  # what sampling builds, by kind
 _DATA = Fields({}, may={"folders": Maybe(Either(text, [text])), "split": Maybe(text), "areas": Maybe([whole(1)]), "rate": Maybe(real(0))})
 _NODES = (*NETWORKS["diffusion"], "optimizer", "schedule", "ema", "guard", "plan", "reader", "trainer", "logger")
 _NUMBERS = {"steps": whole(0, MOST_STEPS), "seed": whole(-(1 << 63), 1 << 64)}
 _PLAIN = {"kind": word(*KINDS), **_NUMBERS, "output": Maybe(text), "data": Maybe(_DATA)}
-# of config.yaml, whatever it is asked for; what is trained on is compared with the keys of `sora train`, too
+# Every reader checks this form of config.yaml; a command that trains compares it with the keys of `sora train`, too.
 CONFIG_FORM = Fields({}, may={**_PLAIN, **dict.fromkeys(_NODES, Maybe(NODE))})
 
 
 @dataclass(frozen=True)
 class Run:
-    """The paths of a run, and the few things that may be done to them."""
+    """The paths of a run, and the operations on its files."""
 
     folder: Path
 
@@ -87,7 +87,7 @@ class Run:
 
     @property
     def began_with(self) -> Mapping[str, Any] | None:
-        """What init.json says of the weights that the run began with; None of one that began with none. ValueError if it is damaged."""
+        """What init.json says of the weights that the run started from; None if there are none. ValueError if the file is damaged."""
         return fitting(read_json(self.init_file, within=self.folder), INIT, str(self.init_file)) if self.init_file.is_file() else None
 
     @property
@@ -116,15 +116,15 @@ class Run:
 
     @property
     def own(self) -> bool:
-        """Whether what its configuration names elsewhere may be read: this user wrote it, or the command line allows the run's folder."""
+        """Whether the run may read paths outside its folder: this user wrote its configuration, or the command line allows its folder."""
         return trust.allowed(self.folder) or trust.sealed(self.info.get("seal"), *self._said())
 
     def may_read(self, path: Path | str) -> bool:
-        """Whether a path that the run names may be read: it lies in the run, or see `own`, or the command line allows it."""
+        """Whether the run may read a path that it names: it lies in the run, the run is the user's `own`, or the command line allows it."""
         return trust.within(path, self.folder) or trust.allowed(path) or self.own
 
     def seal(self) -> None:
-        """Note that this user wrote what config.yaml says."""
+        """Record that this user wrote the content of config.yaml."""
         self.note(seal=trust.seal(*self._said()))
 
     def _said(self) -> tuple[Any, ...]:
@@ -132,8 +132,8 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The stored configuration, as plain values, with the present names of targets: data, never something to be run. Raises ValueError
-        where it is damaged, and where it calls a resolver, which would put the environment or a file in the place of a value."""
+        """The stored configuration, as plain values with the present names of targets; nothing in it is run. Raises ValueError if it is
+        damaged, or calls a resolver, which would replace a value by the environment's or a file's."""
         path = self.config_file
         if not path.exists():
             raise ValueError(f"{path} does not exist: {self.folder} is no run")
@@ -150,17 +150,17 @@ class Run:
         return checkpoint.newest(self.checkpoints)
 
     def has_saved(self, step: int) -> None:
-        """Note that there has been a checkpoint: who finds none from now on must not start from step 0."""
+        """Record that the run has saved a checkpoint: if none is found later, training must not start from step 0."""
         if "saved" not in (info := self.info):
             storage.write_json(self.info_file, {**info, "saved": step})
 
     def note(self, **facts: Any) -> None:
-        """Keep facts of the run in run.json, in place of earlier ones of their names."""
+        """Store facts in run.json; they replace earlier facts of the same names."""
         if any((info := self.info).get(name) != value for name, value in facts.items()):
             storage.write_json(self.info_file, {**info, **facts})
 
     def depend_on(self, depends: Mapping[str, str], *, vae: Path | None) -> None:
-        """From now on the run depends on these hashes. Another VAE takes the place of the one it took along, which stays beside it."""
+        """Record the hashes that the run depends on from now on. `vae` replaces the run's VAE, which is kept under another name."""
         info = self.info
         before = info["depends"].get("vae", "")
         if vae is not None and depends["vae"] != before:
@@ -174,7 +174,7 @@ class Run:
         storage.write_json(self.info_file, {**info, "depends": dict(depends)})
 
     def event(self, kind: str, **facts: Any) -> None:
-        """Append one line to events.jsonl. A full disk does not stop a run from telling what happened on the terminal."""
+        """Append one line to events.jsonl. If the disk is full, the event is only printed, and the run goes on."""
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **facts}) + "\n"
         try:
             with os.fdopen(appending(self.events_file), "a", encoding="utf-8") as file:
@@ -184,9 +184,9 @@ class Run:
 
 
 def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | None = None) -> Run:
-    """Make the folder of a new run, whole or not at all.
+    """Create the folder of a new run, completely or not at all.
 
-    config: YAML text. info: `kind` and what the run depends on. vae: the artefact that a diffusion run takes along.
+    config: YAML text. info: `kind` and what the run depends on. vae: the folder of the VAE that is copied into a diffusion run.
 
     Raises:
         ValueError: the folder holds a run already, or something else.
@@ -214,10 +214,10 @@ def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | No
 def run_of(path: Path, step: int | None = None) -> tuple[Path, int | None]:
     """The folder of the run that a path names, and a step of it. The path of one of a run's checkpoints names its step, too.
 
-    Raises ValueError where `step` is another one.
+    Raises ValueError if `step` contradicts the path.
     """
     path = Path(path)
-    named = path if checkpoint.step_of(path) is not None else path.absolute()  # who stands in a checkpoint says "."
+    named = path if checkpoint.step_of(path) is not None else path.absolute()  # a user inside a checkpoint's folder says "."
     found = checkpoint.step_of(named)
     if found is None or not (named.parent.parent / "run.json").is_file():
         return path, step
@@ -227,7 +227,7 @@ def run_of(path: Path, step: int | None = None) -> tuple[Path, int | None]:
 
 
 def open_run(folder: Path) -> Run:
-    """The run in `folder`; a ValueError says what is missing if there is none, or which link in it leads out of it."""
+    """The run in `folder`. Raises ValueError if a file of a run is missing, or a link leads out of the folder."""
     folder = Path(folder)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
@@ -241,21 +241,21 @@ def open_run(folder: Path) -> Run:
 
 @contextmanager
 def owned(run: Run) -> Iterator[None]:
-    """Hold the run for this process, and clear what a killed one left behind; ValueError where another process trains in it."""
+    """Lock the run for this process and remove the files of a killed one. Raises ValueError if another process trains in it."""
     with alone_in(run.folder, "training in", advice="stop it first, or choose another output=FOLDER"):
         checkpoint.sweep(run.folder)
         yield
 
 
 def changes(stored: Mapping[str, Any], asked: Mapping[str, Any], *, free: Sequence[str]) -> dict[str, tuple[Any, Any]]:
-    """The keys whose values differ, as {dotted key: (stored, asked)}, apart from `free` keys and all that lies below them."""
+    """The keys whose values differ, as {dotted key: (stored, asked)}, without the keys `free` and all keys below them."""
     before, after = _flat(stored), _flat(asked)
     differing = [key for key in sorted({*before, *after}) if before.get(key, MISSING) != after.get(key, MISSING)]
     return {key: (before.get(key, MISSING), after.get(key, MISSING)) for key in differing if not _covered(key, free)}
 
 
 def refuse_changes(found: Mapping[str, tuple[Any, Any]], *, allowed: Sequence[str]) -> dict[str, tuple[Any, Any]]:
-    """Raise ValueError unless `allowed` covers every change; returns those that were allowed."""
+    """Raise ValueError unless `allowed` covers every change; return the changes."""
     refused = {key: pair for key, pair in found.items() if not _covered(key, allowed)}
     if refused:
         lines = "\n".join(f"  {key}: {before!r} in the run, {after!r} now" for key, (before, after) in refused.items())
@@ -283,7 +283,7 @@ def _covered(key: str, names: Sequence[str]) -> bool:
 
 
 def code_version() -> dict[str, str]:
-    """What wrote this: the package's version, the commit if it is a checkout, and the versions below it."""
+    """The versions that write a run: the package's, the commit if it is a checkout, and those of its dependencies."""
     import torch
 
     commit = git_commit(Path(sora.__file__).parent.parent)

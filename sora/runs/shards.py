@@ -1,4 +1,4 @@
-"""Tensors in pieces: which rank writes what of a checkpoint, and any part of a tensor out of the files of however many ranks wrote it."""
+"""Parts of tensors: which rank writes which part to a checkpoint, and reading any part back from the files of any number of ranks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TYPES = {name: dtype for dtype, name in NAMES.items()}
 
 @dataclass(frozen=True)
 class TensorShard:
-    """A box of a tensor: its numbers, the index of its first one, and the shape of the whole."""
+    """A box of a tensor: its numbers, the index of the first one in the tensor, and the shape of the whole tensor."""
 
     values: Tensor
     offset: tuple[int, ...]
@@ -31,12 +31,12 @@ class TensorShard:
 
     @property
     def box(self) -> tuple[tuple[int, ...], str, tuple[int, ...], tuple[int, ...]]:
-        """The shape and type of the whole, and the offset and size of this part of it."""
+        """The shape and dtype of the whole tensor, and the offset and size of this box in it."""
         return self.shape, NAMES[self.values.dtype], self.offset, tuple(self.values.shape)
 
 
 class Lying(NamedTuple):
-    """Where a box of a tensor lies: the file, the index of its first number in the whole, and its size."""
+    """The position of a box: its file, the index of its first number in the whole tensor, and its size."""
 
     file: str
     offset: tuple[int, ...]
@@ -44,7 +44,7 @@ class Lying(NamedTuple):
 
 
 class TensorLayout(NamedTuple):
-    """A tensor's shape and type, and the boxes that make it."""
+    """A tensor's shape and dtype, and the boxes that make it up."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -52,22 +52,23 @@ class TensorLayout(NamedTuple):
 
 
 def boxes(tensor: DTensor) -> tuple[Placement, ...]:
-    """Placements of a tensor in which a rank has one box of it: of stacked matrices that are each cut over an axis it has several."""
+    """Placements under which each rank holds one box: of a stacked matrix whose parts are each cut, it holds several."""
     cuts = Counter(one.dim for one in tensor.placements if isinstance(one, Shard | StridedShard))
-    # Where two axes cut one dimension, `fully_shard` marks by the same class which of them came first; a rank has one box then.
+    # If two axes cut the same dimension, `fully_shard` marks the order of the cuts by the same class; a rank then holds one box.
     return tuple(Shard(one.dim) if isinstance(one, StridedShard) and cuts[one.dim] == 1 else one for one in tensor.placements)
 
 
 def place(tensor: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shape and offset of this rank's box of a sharded tensor, as `boxes` places it."""
+    """The shape and offset of this rank's box of a sharded tensor, under the placements of `boxes`."""
     shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, boxes(tensor))
     return tuple(shape), tuple(offset)
 
 
 def owned(tensors: Mapping[str, Tensor], *, rank: int, ranks: int) -> dict[str, TensorShard]:
-    """What `rank` writes of tensors that every rank has, whole or sharded: every number is written by exactly one rank.
+    """The parts of tensors that `rank` writes, so that exactly one rank writes each number. The tensors are whole or sharded.
 
-    Tensors that all hold alike are dealt out by size; the copies of a shard take turns, tensor by tensor. Every rank must call it.
+    Tensors that are whole on all ranks are dealt out by size; ranks with copies of the same shards take turns, tensor by tensor. Every rank
+    must call this.
     """
     plain = {name: value for name, value in tensors.items() if not isinstance(value, DTensor)}
     mine: dict[str, TensorShard] = {}
@@ -81,7 +82,7 @@ def owned(tensors: Mapping[str, Tensor], *, rank: int, ranks: int) -> dict[str, 
     for number, (name, value) in enumerate(tensors.items()):
         if not isinstance(value, DTensor):
             continue
-        local = value.redistribute(placements=boxes(value)).to_local()  # an exchange among tensor ranks, for stacked matrices alone
+        local = value.redistribute(placements=boxes(value)).to_local()  # tensor ranks communicate, for stacked matrices only
         if _writes(name, value, number):
             shape, offset = place(value)
             if prod(shape) or not value.numel():
@@ -90,7 +91,7 @@ def owned(tensors: Mapping[str, Tensor], *, rank: int, ranks: int) -> dict[str, 
 
 
 def _writes(name: str, value: DTensor, number: int) -> bool:
-    """Whether this rank is the one, of all that hold this shard of tensor `number`, that writes it."""
+    """Whether this rank writes its shard of tensor `number`; only one of the ranks that hold a copy of it does."""
     if any(isinstance(placement, Partial) for placement in value.placements):
         raise ValueError(f"{name} is a sum that has not been taken yet ({value.placements}); a checkpoint holds finished tensors")
     mesh, coordinate = value.device_mesh, value.device_mesh.get_coordinate()
@@ -102,9 +103,9 @@ def _writes(name: str, value: DTensor, number: int) -> bool:
 
 
 def scanned(folder: Path, files: Sequence[str], boxes: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorLayout]:
-    """Where the tensors of some files lie, by name, as the files' own headers say.
+    """The layouts of the tensors in some files, by name, from the files' own headers.
 
-    boxes: by name, for tensors in pieces: the whole "shape", and under "offsets" where each file's piece begins.
+    boxes: for tensors in pieces, by name: "shape" of the whole, and "offsets", by file, of each piece's first number.
     """
     found: dict[str, TensorLayout] = {}
     for file in files:
@@ -121,7 +122,7 @@ def scanned(folder: Path, files: Sequence[str], boxes: Mapping[str, Mapping[str,
 
 
 class Stored(Mapping[str, Tensor]):
-    """Tensors of a checkpoint's files, read only when asked for; files that hold nothing of what is asked for are never opened.
+    """The tensors of a checkpoint's files, each read when it is first used; files without numbers that are needed are never opened.
 
     Raises:
         ValueError: a file cannot be read or holds something else, or pieces are missing; the message names it.
@@ -131,7 +132,7 @@ class Stored(Mapping[str, Tensor]):
         self._folder, self._layouts = folder, dict(layouts)
         self._handles: dict[str, tuple[Any, Mapping[str, Held]]] = {}
         self._touched: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[Lying]] = {}
-        right: set[int] = set()  # tensors share layouts, and a layout may have thousands of pieces
+        right: set[int] = set()  # checked once per layout: tensors share layouts, and a layout may have thousands of pieces
         for name, layout in self._layouts.items():
             if id(layout) not in right and sum(prod(piece.size) for piece in layout.pieces) != prod(layout.shape):
                 raise ValueError(f"{folder} is damaged: the pieces of {name} do not make {layout.shape}; use another checkpoint")
@@ -144,7 +145,7 @@ class Stored(Mapping[str, Tensor]):
         return len(self._layouts)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._layouts  # the inherited one reads the tensor
+        return name in self._layouts  # the inherited method reads the tensor
 
     def __getitem__(self, name: str) -> Tensor:
         shape = self._layouts[name].shape
@@ -157,7 +158,7 @@ class Stored(Mapping[str, Tensor]):
         return self._layouts[name].dtype
 
     def part(self, name: str, offset: Sequence[int], shape: Sequence[int]) -> Tensor:
-        """The box of a tensor that begins at `offset`, on the host; only what lies in it is read."""
+        """The box of a tensor at `offset` with shape `shape`, on the host; no other numbers are read."""
         layout = self._layouts[name]
         if len(layout.pieces) == 1 and layout.shape == tuple(shape):
             return self._handle(layout.pieces[0], name).get_tensor(name)
@@ -172,7 +173,7 @@ class Stored(Mapping[str, Tensor]):
         return out
 
     def _touching(self, layout: TensorLayout, offset: tuple[int, ...], shape: tuple[int, ...]) -> list[Lying]:
-        """The pieces that have a part in a box. Many tensors are cut alike, and one rank asks for the same box of all of them."""
+        """The pieces of a layout that overlap a box. Cached, because many tensors have one layout and a rank reads the same box of each."""
         key = id(layout), offset, shape
         if key not in self._touched:
             self._touched[key] = [
@@ -193,7 +194,7 @@ class Stored(Mapping[str, Tensor]):
 
 
 def _opened(path: Path) -> tuple[Any, Mapping[str, Held]]:
-    """A file of tensors, and what it holds."""
+    """An open file of tensors, and the tensors that its header lists."""
     held = header(path, within=path.parent).tensors
     try:
         return safe_open(path, framework="pt"), held

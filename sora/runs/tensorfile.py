@@ -1,7 +1,7 @@
-"""Tensors to and from safetensors files, one at a time and hashed on the way, so that a checkpoint needs no second copy in memory.
+"""Reads and writes safetensors files tensor by tensor, hashing while it writes, so that a checkpoint needs no second copy in memory.
 
-The format is safetensors' own (an 8-byte length, a JSON header, the raw bytes), read back by its library. We write it ourselves
-because its writer wants every tensor on the host at once, and because writing through Python lets a test cut it at any byte.
+The format is safetensors (an 8-byte length, a JSON header, the raw bytes), and its library reads the files. We write them ourselves,
+because the library's writer needs every tensor on the host at once, and so that a test can cut the file at any byte.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ NAMES = {
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, int | str]:
-    """Write `tensors` to `path` (not staged: the caller's folder is) and return its "bytes" and "sha256".
+    """Write `tensors` to `path` and return the file's "bytes" and "sha256". The file is not staged, because the caller stages its folder.
 
     Raises:
-        ValueError: a tensor holds a number that is not finite, or has a type that safetensors lacks.
+        ValueError: a tensor holds a number that is not finite, or has a dtype that safetensors lacks.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header, end = {}, 0

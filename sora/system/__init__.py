@@ -1,1 +1,1 @@
-"""What the machine and the operating system offer: files, processes, ranks, terminals. It knows nothing of video."""
+"""The machine and the operating system: files, processes, ranks, terminals. It knows nothing of video."""

@@ -1,4 +1,4 @@
-"""The device that computes, and how many floating-point operations it could make in a second: what model FLOPs are a share of (MFU)."""
+"""The device that computes, and its peak FLOP/s, of which model FLOPs utilisation (MFU) is a share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 
 import torch
 
-# Dense bf16 with accumulation in fp32, as makers state them (NVIDIA states most with sparsity, which is twice as much).
-# From the data sheets of A10, A100, L4, L40S, H100, H200 and MI300X, the GH200's, and the B200's in the DGX B200's.
+# Dense bf16 with accumulation in fp32, as makers state it (NVIDIA mostly states it with sparsity, which is twice as much). From the data
+# sheets of A10, A100, L4, L40S, H100, H200 and MI300X, of the GH200, and of the DGX B200 for the B200.
 BF16 = (
     (r"\bB200\b", 2250e12),
     (r"\bH100 PCIe\b", 756e12),
@@ -23,7 +23,7 @@ BF16 = (
 
 
 def choose_device(name: str) -> str:
-    """auto is the GPU if there is one."""
+    """The device of a name; "auto" is the GPU if there is one."""
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device={name} must be auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
@@ -32,7 +32,7 @@ def choose_device(name: str) -> str:
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second: known by the GPU's name for bf16, else the best of some matrix products, measured now."""
+    """The peak FLOP/s of a device: for bf16 from the table of GPUs, else that of the fastest matrix product, measured now."""
     if device.type == "cuda" and dtype == torch.bfloat16:
         found = stated(torch.cuda.get_device_name(device))
         if found is not None:
@@ -42,14 +42,14 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def stated(name: str) -> float | None:
-    """What the maker of a GPU states; None for a GPU that is not in the table."""
+    """The FLOP/s that the maker of a GPU states; None for a GPU that is not in the table."""
     return next((value for pattern, value in BF16 if re.search(pattern, name)), None)
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, *, seconds: float, size: int) -> float:
-    """Operations per second of the quickest of the products of two size x size matrices that fit in the time; at least three are made.
+    """The FLOP/s of the fastest product of two size x size matrices within `seconds`; at least three are computed.
 
-    Beware: on a machine that does other work too it is what that work leaves.
+    On a machine that does other work too, this measures what is left.
     """
     left = torch.ones(size, size, device=device, dtype=dtype)
     quickest, end, made = float("inf"), time.monotonic() + seconds, 0
@@ -63,11 +63,11 @@ def measured_peak(device: torch.device, dtype: torch.dtype, *, seconds: float, s
 
 
 def numerics(accelerator: str | None) -> dict[str, str | bool]:
-    """What `auto` computes with on such a device (None: on what is there), where nobody says: its trainer.precision and .deterministic."""
+    """The trainer.precision and .deterministic of a device when they are not set. accelerator: None for the best that is present."""
     gpu = (accelerator or present()) == "gpu"
     return {"precision": "bf16-mixed" if gpu else "32-true", "deterministic": not gpu}
 
 
 def present() -> str:
-    """The best accelerator that torch sees here."""
+    """The best accelerator that torch finds here."""
     return "gpu" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""What ranks agree on. With one process everything here is the identity and costs nothing."""
+"""Collectives over all ranks. With one process they are all the identity and cost nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def several() -> bool:
 
 
 def mine() -> int:
-    """The rank of this process, by what its launcher says: before ranks can talk, too."""
+    """The rank of this process, from its launcher's variables, so it is known before the ranks can communicate."""
     return getattr(rank_zero_only, "rank", 0) or 0
 
 
@@ -26,20 +26,20 @@ def first() -> bool:
 
 
 def say(line: str) -> None:
-    """What one process of a run tells, however many there are."""
+    """Print a line on the first rank only."""
     if first():
         print(line)
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum over all ranks; every rank must call it, in the same order."""
+    """The sum over all ranks; every rank must call this, in the same order."""
     if several():
         dist.all_reduce(values)
     return values
 
 
 def gathered(values: Tensor) -> list[Tensor]:
-    """Every rank's tensor, by rank; all of one shape, on the device that the process group works on."""
+    """Every rank's tensor, by rank; all must have one shape and lie on the device of the process group."""
     if not several():
         return [values]
     everyone = [torch.empty_like(values) for _ in range(dist.get_world_size())]
@@ -48,18 +48,18 @@ def gathered(values: Tensor) -> list[Tensor]:
 
 
 def together() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank has called this."""
     if several():
         dist.barrier()
 
 
 def highest(value: int, device: torch.device) -> int:
-    """The highest of all ranks' numbers; every rank must call it."""
+    """The highest of all ranks' numbers; every rank must call this."""
     return int(torch.stack(gathered(torch.tensor(value, device=device))).max())
 
 
 def joined(values: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Every rank's whole numbers (int64), by rank, however many each has; every rank must call it."""
+    """Every rank's integers (int64), by rank; ranks may have different numbers of them. Every rank must call this."""
     if not several():
         return [list(values)]
     room = highest(len(values), device)
@@ -68,7 +68,7 @@ def joined(values: Sequence[int], device: torch.device) -> list[list[int]]:
 
 
 def require_same(facts: Mapping[str, str], device: torch.device) -> None:
-    """Raise ValueError on every rank, naming what differs and where, unless all ranks have the same texts. Every rank must call it."""
+    """Raise ValueError on every rank, naming the differences, unless all ranks have the same texts. Every rank must call this."""
     if not several():
         return
     digests = [list(hashlib.sha256(text.encode()).digest()) for text in facts.values()]
@@ -85,5 +85,5 @@ def require_same(facts: Mapping[str, str], device: torch.device) -> None:
 
 
 def whole(value: Tensor) -> Tensor:
-    """A sharded tensor gathered; any other as it is."""
+    """Gather a sharded tensor; others are returned unchanged."""
     return value.full_tensor() if isinstance(value, DTensor) else value

@@ -1,4 +1,4 @@
-"""Files that are whole or do not exist: staged beside their place, synced, then renamed over it."""
+"""Writes files atomically: staged beside the target, synced, then renamed, so that a file is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from sora.gate.files import opened
-from sora.gate.texts import read_json as read_json  # the other side of write_json
+from sora.gate.texts import read_json as read_json  # the counterpart of write_json
 from sora.system.locks import alone_making, short
 from sora.system.processes import alive
 
 STAGING = ".staging-"
-LONGEST_NAME = 255  # bytes, on the usual file systems
-_UMASK = os.umask(0o077)  # which can only be read by setting it
+LONGEST_NAME = 255  # bytes, on usual file systems
+_UMASK = os.umask(0o077)  # the only way to read it is to set it
 os.umask(_UMASK)
 
 
 class NotEncoded(ValueError):
-    """Latents or caption states of a dataset that `sora encode` has to make, for the VAE and the text encoder of a run.
+    """Raised for latents or caption states that `sora encode` has yet to make, for the VAE and the text encoder of a run.
 
-    folder: the dataset's, so that whoever knows the run can name the whole command.
+    folder: the dataset's, so that a caller that knows the run can name the whole command.
     """
 
     def __init__(self, message: str, folder: Path | str) -> None:
@@ -40,17 +40,17 @@ class NotEncoded(ValueError):
 
 
 def called(folder: Path) -> str:
-    """The name of a folder, also of one that is written `.` or `..`."""
+    """The name of a folder, also if it is written as `.` or `..`."""
     return os.path.basename(os.path.abspath(folder))
 
 
 def local(path: Path) -> str:
-    """A path as other libraries take it for one: a relative name with a colon, or with two slashes, is a URL to pyarrow and fsspec."""
+    """A path that other libraries do not take for a URL: pyarrow and fsspec do so if a relative name has a colon or two slashes."""
     return os.path.abspath(path)
 
 
 def refuse_unwritable(path: Path, *, key: str, suffix: str) -> None:
-    """Raise ValueError for a file that could not be written when the work is done: a folder, another kind of file, or nobody may write."""
+    """Raise ValueError for a file that could not be written at the end of the work: it is a folder or no regular file, or is read-only."""
     if path.is_dir() or path.suffix.lower() != suffix:
         raise ValueError(f"{key}={path} is {'a folder' if path.is_dir() else f'no {suffix}'}; name a file that ends with {suffix}")
     if not may_write(path.parent):
@@ -58,8 +58,8 @@ def refuse_unwritable(path: Path, *, key: str, suffix: str) -> None:
 
 
 def copy_files(names: Iterable[str], source: Path, target: Path) -> None:
-    """Copy these files of a folder, and nothing else that lies there: it may be a stranger's, with links to files of this user, pipes
-    that nobody ever writes into, and holes as large as a disk. `target` is made where it is not there.
+    """Copy the named files of a folder and nothing else: a stranger's folder may have links to this user's files, pipes that block, and
+    sparse files as large as a disk. `target` is created if needed.
 
     Raises:
         ValueError: one is no regular file in `source`.
@@ -72,7 +72,7 @@ def copy_files(names: Iterable[str], source: Path, target: Path) -> None:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """A full disk that does not say where it is, as no write does, names `path` from here on."""
+    """A context in which an error of a full disk, which names no file by itself, names `path`."""
     try:
         yield
     except OSError as error:
@@ -82,11 +82,11 @@ def named_errors(path: Path) -> Iterator[None]:
 
 
 def refuse_no_file(path: Path, named: str) -> None:
-    """Raise ValueError for a file to be written where a folder, a pipe, a socket or a device is: as root, /dev/null would be replaced, for
-    all programs of the machine. named: how the command says it, as in output=FILE."""
+    """Raise ValueError if the file to write is a folder, pipe, socket or device: as root, renaming over /dev/null would replace it for all
+    programs of the machine. named: the path as on the command line, as in output=FILE."""
     try:
         kind = os.stat(path).st_mode
-    except OSError:  # nothing is there
+    except OSError:  # the file does not exist
         return
     if not stat.S_ISREG(kind):
         what = "a folder" if stat.S_ISDIR(kind) else "a pipe, a socket or a device"
@@ -94,19 +94,19 @@ def refuse_no_file(path: Path, named: str) -> None:
 
 
 def may_write(folder: Path) -> bool:
-    """Whether files can be made in a folder, which may have to be made itself."""
+    """Whether files can be created in a folder, which may not exist yet."""
     return blocked(folder / "file") is None
 
 
 def blocked(path: Path) -> str | None:
-    """Why no file or folder can be made at a path where nothing is yet; None: it can."""
+    """Why no file or folder can be created at a path that does not exist; None if it can."""
     there = next(place for place in path.absolute().parents if os.path.lexists(place))
     if there.is_symlink() and not there.exists():
         return f"{there} is a link to nowhere"
     if not there.is_dir():
         return f"{there} is no folder"
     try:
-        # By trying: what permissions say is not so for root, and disks of a kernel (/proc) or that are mounted read-only say otherwise.
+        # Tried, because permissions do not hold for root, nor tell of read-only mounts and kernel file systems (/proc).
         tempfile.TemporaryFile(dir=there, prefix=STAGING).close()
     except OSError as error:
         return f"{there} takes no new file or folder ({error.strerror})"
@@ -114,7 +114,7 @@ def blocked(path: Path) -> str | None:
 
 
 def refuse_blocked(places: Mapping[str, str]) -> None:
-    """Raise ValueError for the first of the paths that a command is to write, by key, at which nothing is and nothing can be made."""
+    """Raise ValueError for the first path, by key, that a command is to write and that neither exists nor can be created."""
     for key, place in places.items():
         path = Path(place)
         if long := [part for part in path.parts if len(os.fsencode(part)) > LONGEST_NAME]:
@@ -126,8 +126,8 @@ def refuse_blocked(places: Mapping[str, str]) -> None:
 
 
 def refuse_read_only(place: Path, named: str, *, advice: str = "name another place, or change its permissions") -> None:
-    """Raise ValueError, before any work, for a folder that nothing can be written to, or a file or folder that cannot be made. named: how
-    the command says it, as in output=FOLDER."""
+    """Raise ValueError, before any work, for a folder that is read-only, or a file or folder that cannot be created. named: the path as on
+    the command line, as in output=FOLDER."""
     folder = place if place.is_dir() else place.parent
     if not may_write(folder):
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -135,7 +135,7 @@ def refuse_read_only(place: Path, named: str, *, advice: str = "name another pla
 
 
 def sync(path: Path) -> None:
-    """Make a file or a folder's entries durable."""
+    """Make the content of a file, or the entries of a folder, durable (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -144,21 +144,21 @@ def sync(path: Path) -> None:
 
 
 def let_read(path: Path) -> None:
-    """Give a file that a library made for its user alone, as safetensors does, the permissions of every other file that this user makes:
-    results are read by colleagues and by accounts that serve them."""
+    """Give a file the permissions of this user's other files, because colleagues and servers read results. Libraries such as safetensors
+    make files that only the user can read."""
     mode = os.stat(path).st_mode
     if stat.S_ISREG(mode) and stat.S_IMODE(mode) == 0o600 != 0o666 & ~_UMASK:
         os.chmod(path, 0o666 & ~_UMASK)
 
 
 def staging_of(path: Path) -> Path:
-    """Where a file or folder is made before it gets its name: no other process's place, though it be of another machine."""
+    """The path at which a file or folder is made before it is renamed; unique to this process, also among machines."""
     return path.with_name(f"{STAGING}{os.getpid()}-{secrets.token_hex(4)}-{short(path.name)}")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a staging path to write to; on a clean exit it becomes `path`, on an error nothing is left."""
+    """A context with a staging path to write to. On a clean exit it is renamed to `path`; on an error nothing is left."""
     path = Path(path)
     refuse_no_file(path, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,14 +176,14 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> int:
-    """Remove the staging files in and below a folder that killed processes left; returns how many.
+    """Remove the staging files in and below a folder that killed processes left; return how many.
 
-    Of several machines that share the folder, another one's process may be at work under such a number: what is younger than an hour stays.
+    If several machines share the folder, a process of another one may have the same number: files younger than an hour stay.
     """
     found = 0
     for path in Path(folder).rglob(f"{STAGING}*"):
         owner = path.name.removeprefix(STAGING).split("-")[0]
-        with suppress(FileNotFoundError):  # another process sweeps, too
+        with suppress(FileNotFoundError):  # another process may sweep at the same time
             old = time.time() - path.stat().st_mtime > 3600
             if old and path.is_file() and owner.isdigit() and not alive(int(owner)):
                 path.unlink()
@@ -193,14 +193,14 @@ def sweep(folder: Path) -> int:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Like `whole_file`, for a new folder: refuses to replace one that exists, and one that another process is making.
+    """`whole_file` for a new folder. Raises ValueError if the folder exists, or another process is making it.
 
-    What processes that died had made of it is cleared.
+    Files of processes that died while they made it are removed.
     """
     path = Path(path)
     refuse_there(path)
     with alone_making(path) as alone:
-        refuse_there(path)  # it may have been finished meanwhile
+        refuse_there(path)  # another process may have finished it meanwhile
         for stale in path.parent.glob(f"{STAGING}*-{glob.escape(short(path.name))}") if alone else ():
             shutil.rmtree(stale, ignore_errors=True)
         staging = staging_of(path)
@@ -220,21 +220,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def refuse_there(path: Path) -> None:
-    """Raise ValueError for a folder to be made that exists already, empty or not; also for a link to nowhere."""
+    """Raise ValueError if a folder that is to be created exists, empty or not; also for a broken link."""
     if path.exists() or path.is_symlink():
         raise ValueError(f"{path} exists already; remove it or name another folder")
 
 
 def refuse_nested(output: Path, read: Path, *, key: str) -> None:
-    """Raise ValueError for a folder to be made in one that is read (key= names it), or around it."""
-    made, there = (Path(os.path.realpath(path)) for path in (output, read))  # which take a link to itself as it stands
+    """Raise ValueError for a folder to be created inside a folder that is read (key= names it), or around it."""
+    made, there = (Path(os.path.realpath(path)) for path in (output, read))  # realpath leaves a link to itself as it is
     if made != there and (made.is_relative_to(there) or there.is_relative_to(made)):
         first, second = (f"output={output}", f"{key}={read}") if made.is_relative_to(there) else (f"{key}={read}", f"output={output}")
         raise ValueError(f"{first} lies within {second}; what is made and what it is made from stay apart: name another output=")
 
 
 def refuse_within(output: Path) -> None:
-    """Raise ValueError for a run or a dataset to be made within another, which is moved, sent and removed as one thing."""
+    """Raise ValueError for a run or a dataset inside another one, because each is moved, copied and removed as a whole."""
     for place in Path(os.path.realpath(output)).parents:
         for mark, what in (("dataset.json", "a dataset"), ("run.json", "a run")):
             if (place / mark).is_file():
@@ -247,12 +247,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, keys in the order given; not-a-number is an error, since other readers refuse it."""
+    """Write JSON with keys in the given order; NaN raises an error, because other readers refuse it."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def file_hash(path: Path, *, most: int | None = None) -> str:
-    """SHA-256 of a file's bytes, hexadecimal. Raises ValueError where it is no regular file, or has more than `most` bytes: a hole of a
+    """SHA-256 of a file's bytes, hexadecimal. Raises ValueError if it is no regular file, or has more than `most` bytes: a sparse file of a
     terabyte takes no room on a disk."""
     with opened(path) as file:
         if most is not None and (size := os.fstat(file.fileno()).st_size) > most:
@@ -261,5 +261,5 @@ def file_hash(path: Path, *, most: int | None = None) -> str:
 
 
 def text_hash(text: str) -> str:
-    """SHA-256 of a text, hexadecimal: the key of caption caches."""
+    """SHA-256 of a text, hexadecimal; the key of caption caches."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

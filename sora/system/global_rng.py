@@ -1,5 +1,5 @@
-"""The global random states, to and from tensors. Whatever matters is counter-based (`sora.system.draws`); this is for dropout and the
-like."""
+"""The global random states, to and from tensors. They only serve dropout and the like: draws that matter are counter-based
+(`sora.system.draws`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sora.system import draws
 
 
 def seed(value: int, *, rank: int = 0) -> None:
-    """Seed python, numpy and torch; every rank of a run gets its own streams."""
+    """Seed python, numpy and torch; every rank of a run gets different streams."""
     draw = draws.generator("global", seed=value, epoch=0, sample=rank)
     random.seed(int(draw.integers(2**63)))
     np.random.seed(int(draw.integers(2**32)))  # noqa: NPY002 - libraries use the global state, so we must own it
@@ -22,7 +22,7 @@ def seed(value: int, *, rank: int = 0) -> None:
 
 
 def capture() -> dict[str, Tensor]:
-    """Python's, numpy's and torch's states, and that of the present device if there is one."""
+    """The states of python, numpy and torch, and of the present device if it has one."""
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     states = {
@@ -38,7 +38,7 @@ def capture() -> dict[str, Tensor]:
 
 
 def restore(states: Mapping[str, Tensor]) -> None:
-    """Put back what `capture` gave. A state of a device that this machine lacks is left alone."""
+    """Restore the states of `capture`; those of a device that this machine lacks are ignored."""
     version, *words = states["python"].tolist()
     has, gauss = states["python_gauss"].tolist()
     random.setstate((version, tuple(words), gauss if has else None))

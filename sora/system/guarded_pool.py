@@ -1,4 +1,4 @@
-"""Work spread over processes that may crash, hang or eat memory without taking the job with them."""
+"""A pool of processes that may crash, hang or run out of memory without ending the job."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from typing import Any, Generic, TypeVar
 from sora.gate.confine import confine
 from sora.system.processes import ASKING, Parent, born_deaf
 
-UNSENT = 75  # the exit code of a loader worker that cannot hand over what it made
-SHARED = "/dev/shm"  # where torch puts it
+UNSENT = 75  # exit code of a loader worker that cannot send its batch
+SHARED = "/dev/shm"  # where torch puts batches
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[Item, Result]):
-    """What came of one item: a result, or why there is none (`reason` is empty when it went well).
+    """The result for one item, or the reason why there is none (`reason` is empty if there is a result).
 
-    died: its process did, of a crash, the clock or the memory's limit, which may not have been its fault.
+    died: its process died by a crash, the time limit or the memory limit, which may not have been the item's fault.
     """
 
     item: Item
@@ -38,7 +38,7 @@ class Outcome(Generic[Item, Result]):
 
 
 class Guarded(Generic[Item, Result]):
-    """A function that runs under a clock: when it takes over `seconds`, the process that runs it is killed, whatever it is doing."""
+    """A function with a time limit: if it takes over `seconds`, the process that runs it is killed, whatever it is doing."""
 
     def __init__(self, function: Callable[[Item], Result], seconds: float) -> None:
         self.function, self.seconds = function, seconds
@@ -55,8 +55,8 @@ class Guarded(Generic[Item, Result]):
 
 @dataclass(frozen=True, kw_only=True)
 class Hold:
-    """What a process of a pool may take. memory_gb: of address space. apart: it opens no connection, starts no program and writes to no
-    file, where the kernel can see to it; not for what reads files behind a network."""
+    """Limits of a process in a pool. memory_gb: of address space. apart: it cannot open connections, start programs or write files, where
+    the kernel supports this; not for functions that read files over a network."""
 
     memory_gb: float
     apart: bool
@@ -65,11 +65,10 @@ class Hold:
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, seconds: float, memory_gb: float, apart: bool = True
 ) -> Iterator[Outcome[Item, Result]]:
-    """`function` of every item, in their order, by at most `workers` processes (0: in this one, without clock or limit).
+    """The results of `function` for every item, in order, from at most `workers` processes (0: in this one, without limits).
 
-    A `ValueError` of the function becomes the item's reason, and so does that memory does not suffice; any other exception is raised here.
-    An item whose process dies, or takes over `seconds`, is tried once more alone, and then given up with a reason. memory_gb, apart: see
-    `Hold`.
+    A `ValueError` of the function, or a lack of memory, becomes the item's reason; any other exception is raised here. An item whose
+    process dies or takes over `seconds` is tried once more alone, then given up with a reason. memory_gb, apart: see `Hold`.
     """
     if workers == 0:
         for item in items:
@@ -77,7 +76,7 @@ def in_order(
         return
     guarded = Guarded(function, seconds)
     left = iter(items)
-    soon = list(islice(left, workers))  # a pool starts all of its processes at once: no more of them than there are items
+    soon = list(islice(left, workers))  # a pool starts all its processes at once: start no more than there are items
     if not soon:
         return
     workers = len(soon)
@@ -100,8 +99,8 @@ def in_order(
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:
-    """End a pool's processes at once: after Ctrl-C nobody wants what is under way. A second Ctrl-C, while the first waited for that, would
-    take the wait for done; the interpreter then closes the queue by which idle processes are told to end, and waits for them for ever."""
+    """Kill a pool's processes, because after Ctrl-C nobody needs their results. Waiting instead may hang: a second Ctrl-C makes the
+    interpreter close the queue that tells idle processes to end, and then wait for them for ever."""
     for process in list((pool._processes or {}).values()):
         process.kill()
 
@@ -120,7 +119,7 @@ def _failed(item: Item, error: Exception) -> Outcome[Item, Any]:
 
 
 def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers: int, hold: Hold) -> Iterator[Outcome]:
-    """Yield the oldest result; if a process died, redo all that was under way one by one, and go on with a new pool."""
+    """Yield the oldest result. If a process died, run all unfinished items again one by one, and return a new pool."""
     item, future = pending[0]
     try:
         done = future.result()
@@ -148,7 +147,7 @@ def _alone(guarded: Guarded[Item, Result], item: Item, hold: Hold) -> Outcome[It
 
 
 def _given(pool: ProcessPoolExecutor, guarded: Guarded[Item, Result], item: Item) -> Future[Outcome[Item, Result]]:
-    with born_deaf():  # the first starts the processes, in which Ctrl-C would be a traceback until `_start`
+    with born_deaf():  # the first call starts the processes, in which Ctrl-C would print a traceback until `_start` runs
         return pool.submit(guarded, item)
 
 
@@ -157,10 +156,10 @@ def _pool(workers: int, hold: Hold) -> ProcessPoolExecutor:
 
 
 def _start(parent: Parent, hold: Hold) -> None:
-    parent.hold_to()  # one that is killed by force cannot tell its workers to end, and they would wait for ever
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    parent.hold_to()  # a parent that is killed cannot tell its workers to end, and they would wait for ever
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills the process even inside a decoder
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # its default kills the process even inside a decoder
     limit = int(hold.memory_gb * 2**30)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
@@ -168,11 +167,11 @@ def _start(parent: Parent, hold: Hold) -> None:
         confine()
 
 
-# ---- how workers end
+# ---- messages on how workers ended
 
 
 def ending(code: int) -> str:
-    """How a worker ended, and what to change, as the rest of a sentence."""
+    """How a worker ended and what to change, as the end of a sentence."""
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     if code in (UNSENT, -signal.SIGBUS):
         return f"{'could not hand a step over' if code == UNSENT else how}: {_shared_memory()}"
@@ -180,7 +179,7 @@ def ending(code: int) -> str:
 
 
 def _shared_memory() -> str:
-    """What is known of a step that did not fit where workers put it for the trainer."""
+    """The size and free space of /dev/shm, where workers put batches for the trainer, and how to get more."""
     more = "give it more (docker run --shm-size=16g or --ipc=host), or set fewer workers=; workers=0 needs none"
     try:
         room = os.statvfs(SHARED)
@@ -191,11 +190,11 @@ def _shared_memory() -> str:
 
 
 def killed_for_memory() -> str:
-    """What is known of a kill for want of memory."""
+    """How many processes the kernel killed for lack of memory, if that is known; else that a lack of memory is the usual cause."""
     try:
         group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
         events = dict(line.split() for line in Path(f"/sys/fs/cgroup{group}/memory.events").read_text(encoding="utf-8").splitlines())
         times = int(events["oom_kill"])
-    except (OSError, ValueError, KeyError):  # not a cgroup of version 2: nobody says
+    except (OSError, ValueError, KeyError):  # no cgroup of version 2 to read it from
         times = 0
     return f"the system has killed {times} processes of this job for want of memory" if times else "most often that is want of memory"

@@ -1,7 +1,7 @@
-"""Models of the Hugging Face hub as local folders, and models of transformers out of them without code of theirs.
+"""Models of the Hugging Face hub as local folders, and transformers models from them, without running code from the hub.
 
-The hub is asked only where the command line named the model, and then at a revision; what a stored configuration names is looked for in
-the local cache alone, where it makes no connection.
+The hub is contacted only for a model that the command line names, and only at a revision. A model that a stored configuration names is read
+from the local cache, without a connection.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from sora.system.files import read_json
 
 SCHEME, PACKAGE = "hf://", "package:"
 ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Keys of a config.json whose values may be the names of kernels on the hub, which are programs.
+# Keys of a config.json whose values may name kernels on the hub, which are programs.
 KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
-_STANDS = ContextVar[tuple[tuple[str, str], ...]]("_STANDS", default=())  # models of the hub, each with the key of what names it
+_STANDS = ContextVar[tuple[tuple[str, str], ...]]("_STANDS", default=())  # (model on the hub, key that names it)
 
 
 def snapshot(source: str, revision: str | None, patterns: Sequence[str], *, key: str, instead: str) -> Path:
-    """The folder with a model's files. patterns: which. key: whose value the source is, such as text.source. instead: what needs none.
+    """The local folder of a model's files. patterns: of the file names. key: whose value `source` is, such as text.source. instead: an
+    alternative that needs no hub, for messages.
 
     Raises:
-        ValueError: the model is not in the local cache, and the command line did not name it, no revision is named, or the hub does not
-            give it; the message says which.
+        ValueError: the model is not in the local cache, and the command line did not name it, no revision is given, or the hub does not
+            return it; the message says which.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     asked = trust.allowed(f"{SCHEME}{source}") and revision is not None
     try:
-        with terminal.steered():  # its bars of a download
+        with terminal.steered():  # it shows progress bars of a download
             return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns), local_files_only=not asked))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
         told = f"{key}={source} (revision {revision}) is no local folder"
@@ -65,8 +66,7 @@ def snapshot(source: str, revision: str | None, patterns: Sequence[str], *, key:
 
 @contextmanager
 def named(tree: Any) -> Iterator[tuple[str, ...]]:
-    """The models of the hub that a composed configuration names, each as hf://OWNER/NAME; inside, refusals name the keys where they
-    stand."""
+    """The models of the hub that a composed configuration names, as hf://OWNER/NAME. Inside the context, error messages give their keys."""
     found = tuple(_named(tree, ""))
     before = _STANDS.set(found)
     try:
@@ -88,21 +88,20 @@ def _named(node: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def pretrained(kind: str, folder: Path, *, key: str, **settings: Any) -> Any:
-    """`from_pretrained` of a class of transformers, of local files and without code of theirs: what a folder brings is never run, and
-    nothing asks on the terminal.
+    """`from_pretrained` of a transformers class, with local files only. Code in the folder is never run, and nothing asks for input.
 
     Raises:
-        ValueError: the folder names code of its own, kernels of the hub, or another model, or does not fit the class.
+        ValueError: the folder names code, kernels of the hub or another model, or does not fit the class.
     """
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()  # the commands have their own
+    transformers.utils.logging.disable_progress_bar()  # commands show their own
     refuse_programs(folder, key=key)
     return getattr(transformers, kind).from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
 
 
 def refuse_programs(folder: Path, *, key: str) -> None:
-    """Raise ValueError for a model's folder that names a model elsewhere (of an adapter), or kernels of the hub, which are programs."""
+    """Raise ValueError if a model's folder names another model (of an adapter), or kernels of the hub, which are programs."""
     if (folder / "adapter_config.json").exists():
         raise ValueError(f"{key}: {folder} holds adapter_config.json, an adapter of a model that lies elsewhere; name the whole model")
     path = folder / "config.json"

@@ -1,4 +1,4 @@
-"""The names that a package offers, found when they are asked for: importing it imports none of its files."""
+"""Lazy imports for packages: a public name is imported when it is first used, so importing the package imports none of its files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def offered(stub: Path) -> dict[str, str]:
 
 
 def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package that offers what the stub beside it imports (PEP 562).
+    """The `__getattr__` and `__dir__` of a package whose public names are those that its stub imports (PEP 562).
 
-    package: its `__name__`. file: its `__file__`; the stub, `__init__.pyi`, lies in the same folder, and is what type checkers read.
+    package: its `__name__`. file: its `__file__`. The stub, `__init__.pyi`, lies in the same folder; type checkers read it too.
     """
     stub = Path(file).with_suffix(".pyi")
 

@@ -1,9 +1,9 @@
-"""Places that one process writes at a time. The locks are the kernel's: a process that dies, however, holds nothing.
+"""Locks on folders, so that one process at a time writes to each. They are the kernel's, so a dead process holds none.
 
-A lock is the file `.lock` in a folder, or `.lock-NAME` beside a folder that is made whole and then given its name. It is gone when the work
-is done, and what a dead process left of it is taken over by the next. It holds between machines where the file system passes flock on: NFS
-and Lustre do unless they are mounted with `nolock`, `local_lock` or `localflock`. Where a place cannot be locked at all, that is said in a
-line and the work goes on. Nothing that only reads takes a lock, so results can be read from a disk that nobody may write.
+A lock is a file: `.lock` in a folder, or `.lock-NAME` beside a folder that is made under another name and then renamed. It is removed at
+the end of the work; the next process takes over one that a dead process left. Locks hold between machines if the file system supports
+flock: NFS and Lustre do, unless they are mounted with `nolock`, `local_lock` or `localflock`. If a folder cannot be locked, a line says so
+and the work goes on. Readers take no lock, so results can be read from a read-only disk.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _held: set[int] = set()
 def alone_in(
     folder: Path, doing: str, *, name: str = NAME, advice: str = ADVICE, shared: bool = False, patience: float = 0.0
 ) -> Iterator[bool]:
-    """Hold a folder for this process, making it if it is not there; yields whether it is held, False where its disk has no locks.
+    """A context that locks a folder for this process, and creates it if needed; yields False if its disk has no locks.
 
-    doing: for the message, as in "training in". name: of the lock's file, where several things may be done in a folder at once. shared:
-    hold it beside others that share it, against one that wants it alone. patience: seconds to wait for one who holds it for a moment only.
-    A folder that was made and is still empty is gone at the end.
+    doing: for the message, as in "training in". name: of the lock's file, if several things may be done in a folder at once. shared: share
+    the lock with other sharers, but not with a process that needs it alone. patience: seconds to wait for a process that holds it briefly.
+    A folder that was created here and is empty at the end is removed.
 
     Raises:
         ValueError: another process holds it; the message says which, on which machine and since when.
@@ -48,7 +48,7 @@ def alone_in(
 
 @contextmanager
 def alone_making(place: Path, *, advice: str = ADVICE) -> Iterator[bool]:
-    """The same for a file or folder that this process makes elsewhere, and then gives its name."""
+    """`alone_in` for a file or folder that this process makes under another name and then renames."""
     place = Path(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     with _holding(place.with_name(f"{NAME}-{short(place.name)}"), f"making {place}", advice) as held:
@@ -56,7 +56,7 @@ def alone_making(place: Path, *, advice: str = ADVICE) -> Iterator[bool]:
 
 
 def short(name: str) -> str:
-    """A file's name, or its hash where a few words before it would make it longer than the 255 bytes that a name may have."""
+    """A file's name, or a hash of it if it is so long that a prefix would exceed the 255 bytes of a name."""
     if len(os.fsencode(name)) <= 200:
         return name
     import hashlib
@@ -71,15 +71,15 @@ def _holding(file: Path, doing: str, advice: str, *, shared: bool = False, patie
     try:
         yield locked
     finally:
-        if handle in _held:  # not in a process that was forked meanwhile
+        if handle in _held:  # false in a forked process
             if locked and (not shared or _upgraded(handle)):
-                file.unlink(missing_ok=True)  # while it is held: who opened it before sees that it is gone, and opens the next one
+                file.unlink(missing_ok=True)  # removed while locked: a process that has opened it sees that it is gone, and opens a new one
             _held.discard(handle)
             os.close(handle)
 
 
 def _upgraded(handle: int) -> bool:
-    """Whether nobody else shares the lock, which is ours alone then."""
+    """Whether no other process shares the lock; it is then exclusive."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -88,7 +88,7 @@ def _upgraded(handle: int) -> bool:
 
 
 def _locked(file: Path, doing: str, advice: str, how: int, *, patience: float) -> tuple[int, bool]:
-    """A handle of the lock's file, and whether the lock is ours."""
+    """A handle of the lock's file, and whether it is locked."""
     end = time.monotonic() + patience
     while True:
         handle = _opened(file)
@@ -106,7 +106,7 @@ def _locked(file: Path, doing: str, advice: str, how: int, *, patience: float) -
             return handle, False
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(file)):
-                with suppress(OSError):  # another user's file, or a full disk: nobody needs the note
+                with suppress(OSError):  # another user's file, or a full disk: the note is not needed
                     os.ftruncate(handle, 0)
                     os.pwrite(handle, f"{os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M')}\n".encode(), 0)
                 return handle, True
@@ -116,17 +116,17 @@ def _locked(file: Path, doing: str, advice: str, how: int, *, patience: float) -
 def _opened(file: Path) -> int:
     try:
         return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    except FileNotFoundError:  # who held it before had made the folder, wrote nothing and took it back
+    except FileNotFoundError:  # the last holder had created the folder and, as it was empty, removed it
         file.parent.mkdir(parents=True, exist_ok=True)
         return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:  # maybe another user's, in a folder that is shared
+    except PermissionError:  # possibly another user's file in a shared folder
         if not file.exists():
             raise
         return os.open(file, os.O_RDONLY)
 
 
 def _let_go() -> None:
-    """A forked process holds no lock: it may outlive the one that took it."""
+    """Close inherited lock files in a forked process, because it may outlive the process that locked them."""
     for handle in _held:
         os.close(handle)
     _held.clear()

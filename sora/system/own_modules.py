@@ -1,7 +1,7 @@
-"""Code of the user's own: which modules a command names, where their files lie, and how they are imported in every process that it starts.
+"""The user's own modules: which ones a command names, where their files lie, and how every process of the command imports them.
 
-They stand in the variable SORA_OWN, one a line: the name of a module that can be imported, or the path of one file. Only the user's
-environment and a command line (`own=[…]`, see `sora.config.own`) set it, never a configuration. Nothing is imported here.
+The variable SORA_OWN lists them, one a line: the name of an importable module, or the path of a file. Only the user's environment and a
+command line (`own=[…]`, see `sora.config.own`) can set it, never a configuration. This module imports none of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PATIENCE = 10.0  # seconds that git may take
 
 
 def named() -> Mapping[str, Path | None]:
-    """The modules that may be imported, by name; the file of those that are named by one."""
+    """The named modules; for a module that is named by its file, the path of the file."""
     return _read(os.environ.get(OWN, ""))
 
 
@@ -37,17 +37,17 @@ def _read(lines: str) -> Mapping[str, Path | None]:
 
 
 def is_path(word: str) -> bool:
-    """Whether a word means a file, and not a module by its name."""
+    """Whether a word is a path and not the name of a module."""
     return word.endswith(".py") or os.sep in word
 
 
 def module_name(path: str | Path) -> str:
-    """What the module of a file is called: the file's name without .py, with _ for what no name of Python holds."""
+    """The module name of a file: its name without .py, with _ for characters that Python names cannot have."""
     return re.sub(r"\W", "_", unicodedata.normalize("NFKC", Path(path).stem))
 
 
 class OwnFiles:
-    """Finds the modules that are named by a file, before any other module of that name."""
+    """Finds modules that are named by a file, before any other module of that name."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -56,7 +56,7 @@ class OwnFiles:
 
 
 class OwnFolder:
-    """Finds packages of named modules in the current folder, where nothing else has them: `sora` does not look there, `python -m` does."""
+    """Finds packages of named modules in the working directory if they are nowhere else, as `python -m` does and `sora` does not."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -65,25 +65,25 @@ class OwnFolder:
 
 
 def install() -> None:
-    """From here on the named modules can be imported in this process."""
+    """Make the named modules importable in this process."""
     if OwnFiles not in sys.meta_path:
         sys.meta_path.insert(0, OwnFiles)
         sys.meta_path.append(OwnFolder)
 
 
 def source(name: str) -> Path | None:
-    """The Python file of a module, which is not imported, nor is a package that it lies in; None where there is none."""
+    """The Python file of a module, without importing it or its package; None if there is none."""
     origin = _found(name)[0]
     return Path(origin) if origin is not None and origin.endswith(".py") and os.path.isfile(origin) else None
 
 
 def folders(name: str) -> list[str]:
-    """The folders in which the modules of a package may lie; none of what is no package."""
+    """The folders with the modules of a package; empty for a module that is no package."""
     return [folder for folder in _found(name)[1] if os.path.isdir(folder)]
 
 
 def _found(name: str) -> tuple[str | None, list[str]]:
-    """Where a module lies, and the folders of what it may hold."""
+    """The file of a module, and the folders with its submodules."""
     top, *parts = name.split(".")
     spec = next((found for finder in sys.meta_path if (found := finder.find_spec(top, None)) is not None), None)
     if spec is None:
@@ -96,12 +96,12 @@ def _found(name: str) -> tuple[str | None, list[str]]:
 
 
 def loaded(name: str) -> bool:
-    """Whether something has imported the module in this process."""
+    """Whether this process has imported the module."""
     return name in sys.modules
 
 
 def files(name: str) -> dict[str, Path]:
-    """The files that importing a named module has read: its own, and of a package those of all its modules that are imported now."""
+    """The files that importing a named module has read: its own, or those of all imported modules of its package."""
     if (file := named().get(name)) is not None:
         return {file.name: file}
     top = name.partition(".")[0]
@@ -110,19 +110,19 @@ def files(name: str) -> dict[str, Path]:
 
 
 def _label(module: str, path: Path) -> str:
-    """How a record names a module's file: from the folder that holds the package."""
+    """The name of a module's file in a record: its path from the folder that holds the package."""
     return module.replace(".", "/") + ("/__init__.py" if path.name == "__init__.py" else ".py")
 
 
 def file_of(name: str, label: str) -> Path | None:
-    """Where a file that `files` has named lies now."""
+    """The present path of a file with a label of `files`."""
     if (file := named().get(name)) is not None:
         return file
     return source(label.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
 
 
 def record(names: Iterable[str]) -> dict[str, Any]:
-    """What a run keeps of own modules: the path of a file, the SHA-256 of every file that was read, and where git has them."""
+    """The record of own modules in run.json: the path of a file, the SHA-256 of every file that was read, and their git commit."""
     kept: dict[str, Any] = {}
     for name in names:
         read = files(name)
@@ -135,8 +135,8 @@ def record(names: Iterable[str]) -> dict[str, Any]:
 
 
 def git_state(paths: Iterable[Path]) -> dict[str, Any] | None:
-    """The commit of the repository that files lie in, and whether they differ from it (dirty; so are files that it does not hold); None
-    outside of one."""
+    """The commit of the repository that holds the files, and whether they differ from it or are not in it (dirty); None outside a
+    repository."""
     places = [str(path.resolve()) for path in paths]
     if not places:
         return None

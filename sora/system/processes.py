@@ -1,4 +1,4 @@
-"""Processes that a run starts. The signals that ask a run to stop reach every process of a Slurm step, and are the run's to answer."""
+"""Child processes of a run. Slurm sends stop signals to every process of a step; only the run itself may react to them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# scancel and preemption; Ctrl-C; time limits; submitit; a terminal that is closed
+# scancel and preemption; Ctrl-C; time limits; submitit; a closed terminal
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
-LOOK = 0.5  # seconds after which a process that the kernel does not tell looks whether its parent is still there
-ASKED = {code for number in ASKING for code in (128 + number, -number)}  # exit codes of a command that was asked to stop
-PARENT = "SORA_STARTED_BY"  # the environment's name for the process that started a command of ours
+LOOK = 0.5  # seconds between checks of the parent, where the kernel does not signal its death
+ASKED = {code for number in ASKING for code in (128 + number, -number)}  # exit codes of a command that a signal stopped
+PARENT = "SORA_STARTED_BY"  # environment variable: the process that started a command of sora
 
 
 @contextmanager
 def born_deaf() -> Iterator[None]:
-    """A process started inside is born with the asking signals blocked, so that none ends it before it has called `ignore_asking`.
+    """A context in which new processes start with the stop signals blocked, so that none ends them before they call `ignore_asking`.
 
-    A blocked signal stays blocked through exec, where a handler is lost and the signal would kill. Meanwhile this thread is deaf too: what
-    comes is answered when the context ends.
+    A blocked signal stays blocked through exec; a handler would be lost, and the signal would kill. The signals are blocked in this thread
+    too, and arrive when the context ends.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     try:
@@ -37,7 +37,7 @@ def born_deaf() -> Iterator[None]:
 
 
 def ignore_asking() -> None:
-    """From here on this process goes on whatever asks a run to stop; it ends with the run."""
+    """Ignore the signals that ask a run to stop; this process ends with the run."""
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
@@ -45,9 +45,9 @@ def ignore_asking() -> None:
 
 @dataclass(frozen=True)
 class Parent:
-    """A process that starts others, which end with it however it ends: told to a child, which calls `hold_to`.
+    """A process that starts children, which must end with it. It is passed to a child, which calls `hold_to`.
 
-    lasting: whether the thread that starts them lasts as long as the process. The kernel's word comes when that thread ends.
+    lasting: whether the thread that starts children lives as long as the process; the kernel signals the end of that thread.
     """
 
     process: int
@@ -55,16 +55,16 @@ class Parent:
 
     @classmethod
     def here(cls) -> Parent:
-        """Of what this thread is about to start."""
+        """The parent of children that this thread is about to start."""
         return cls(os.getpid(), threading.current_thread() is threading.main_thread())
 
     def hold_to(self, by: int = signal.SIGKILL) -> None:
-        """In the child: from here on the parent's end sends this process the signal `by`."""
+        """Call in the child: the end of the parent sends this process the signal `by`."""
         if sys.platform == "linux" and self.lasting:
             ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, by)
         else:
             threading.Thread(target=self._watch, args=(by,), name="parent", daemon=True).start()
-        if os.getppid() != self.process:  # it ended before it could be held to
+        if os.getppid() != self.process:  # the parent ended before this call
             os.kill(os.getpid(), by)
 
     def _watch(self, by: int) -> None:
@@ -74,19 +74,19 @@ class Parent:
 
 
 def follow_starter() -> None:
-    """Ask for SIGTERM, after which a run saves, when the command of ours that started this one is gone. Of this process alone: what it
-    starts has another parent."""
+    """Send this process SIGTERM, after which a run saves, when the sora command that started it is gone. It does not apply to its
+    children."""
     said = os.environ.pop(PARENT, "")
     if said:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)  # it was born deaf
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)  # `born_deaf` blocked them
     if said == str(os.getppid()):
         Parent(int(said), True).hold_to(signal.SIGTERM)
-    elif said.isdecimal() and not alive(int(said)):  # it went while this one was being started
+    elif said.isdecimal() and not alive(int(said)):  # the starter ended while this process started
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal, Ctrl-C or another, asked this process to stop, or one that it started. code: what a command ends with then."""
+    """A signal, such as Ctrl-C, asked this process or a child to stop. code: the exit code of the command."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -94,16 +94,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 def command(words: Sequence[str], *, env: Mapping[str, str] | None = None, patience: float) -> int:
-    """Run a command of ours with this terminal as its own, to its end; its exit code.
+    """Run a command of sora in this terminal until it ends; return its exit code.
 
-    A signal that asks this process to stop asks that one, which may save, and `Interrupted` is raised when it has ended, within `patience`
-    seconds or by force. It ends with this process, too: it is sent SIGTERM then.
+    A signal that asks this process to stop is passed on to the command, which may save. `Interrupted` is raised after the command has
+    ended, by force after `patience` seconds. If this process ends, the command gets SIGTERM.
     """
     told = {**(os.environ if env is None else env), PARENT: str(os.getpid())}
     with _handed_on() as started:
         try:
-            with born_deaf():  # until it knows what to do with signals
-                # A group of its own: what comes from the terminal, or for one or all, it gets from this process, and once.
+            with born_deaf():  # until it can handle signals
+                # Its own process group, so that a signal from the terminal or to the group reaches it once, from this process.
                 group = 0 if started is not None else None
                 process = subprocess.Popen(words, env=told, process_group=group)
                 if started is not None:
@@ -120,8 +120,8 @@ def command(words: Sequence[str], *, env: Mapping[str, str] | None = None, patie
 
 @contextmanager
 def _handed_on() -> Iterator[list[subprocess.Popen[bytes]] | None]:
-    """Asking signals to us go to the process that is put into the list; the first raises `Interrupted` here. None: no signal is heard in
-    this thread."""
+    """A context that passes stop signals on to the process in the yielded list; the first also raises `Interrupted` here. Yields None in a
+    thread that receives no signals."""
     came: list[int] = []
     started: list[subprocess.Popen[bytes]] = []
     if threading.current_thread() is not threading.main_thread():
@@ -145,7 +145,7 @@ def _handed_on() -> Iterator[list[subprocess.Popen[bytes]] | None]:
 
 
 def _wait_for_end(process: subprocess.Popen[bytes], patience: float) -> None:
-    """Let it save what it has; taking too long ends it."""
+    """Wait for a process that saves; kill it after `patience` seconds."""
     try:
         process.wait(patience)
     except subprocess.TimeoutExpired:
@@ -154,7 +154,7 @@ def _wait_for_end(process: subprocess.Popen[bytes], patience: float) -> None:
 
 
 def git_commit(root: Path) -> str:
-    """The commit that a checkout's root folder is at, with "-dirty" if files differ from it; "" where it is none, or git does not say."""
+    """The commit of a checkout's root folder, with "-dirty" if files differ; "" if it is no checkout, or git fails."""
     if not (root / ".git").exists():
         return ""
     asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -166,15 +166,15 @@ def git_commit(root: Path) -> str:
 
 
 def give_memory_back() -> None:
-    """Give the system the pages of freed memory that glibc keeps: tensors of ever other sizes leave more and more between what is used."""
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # other libraries than glibc have none
+    """Return freed memory to the system. glibc keeps its pages, and tensors of varying sizes leave more and more gaps in them."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # only glibc has it
         trim(0)
 
 
 def reset_interrupt() -> None:
-    """Until a command is under way, Ctrl-C ends a process of ours as it does any program: an import that is broken off is a traceback.
+    """Let Ctrl-C end a process of sora without a traceback, as it ends other programs, until a command handles it.
 
-    What another command of ours has started was born deaf, and hears from here on.
+    A process that another command of sora started was born with signals blocked; this unblocks them.
     """
     words = sys.orig_argv[1:3]
     command = len(words) == 2 and words[0] == "-m" and words[1].partition(".")[0] == "sora"
@@ -188,8 +188,8 @@ def reset_interrupt() -> None:
 
 
 class Interrupts:
-    """A context in which Ctrl-C raises KeyboardInterrupt, as Python's own handler does, and leaves a note: a library that was broken off
-    may raise something else for it."""
+    """A context in which Ctrl-C raises KeyboardInterrupt, as by default, and sets `came`, because an interrupted library may raise another
+    exception instead."""
 
     def __init__(self) -> None:
         self.came = False
@@ -213,13 +213,13 @@ class Interrupts:
 
 
 def own() -> bool:
-    """Whether this process was started for a command of ours (`sora VERB`, `python -m sora.VERB`), not for what calls one, as tests do."""
+    """Whether this process was started as a command of sora (`sora VERB`, `python -m sora.VERB`), and not as a program that calls one."""
     spec = sys.modules["__main__"].__spec__
     return (spec.name if spec is not None else Path(sys.argv[0]).name).partition(".")[0] == "sora"
 
 
 def alive(process: int) -> bool:
-    """Whether a process of this number is at work on this machine, whoever's it is."""
+    """Whether a process with this number runs on this machine, of any user."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -228,6 +228,6 @@ def alive(process: int) -> bool:
         pass
     try:
         state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
-    except (OSError, IndexError):  # no Linux, or it went meanwhile
+    except (OSError, IndexError):  # not Linux, or the process ended meanwhile
         return not Path("/proc/self/stat").exists()
-    return state not in "ZX"  # it has ended, and whoever started it has not looked
+    return state not in "ZX"  # ended, but its parent has not waited for it

@@ -1,7 +1,7 @@
-"""Which of several processes this one is, by what its launcher left in the environment: torchrun, srun, mpirun, or a trainer of ours.
+"""The rank of this process, from the environment of its launcher: torchrun, srun, mpirun, or sora's own trainer.
 
-A launcher's variables are believed whole or not at all. Half of them, or two launchers that say different things, are what a shell kept of
-an earlier job: whoever believed them would wait for ranks that nobody started, or be one of several that think they are alone.
+A launcher's variables are used only if they are complete and consistent. Half of them, or those of two launchers that disagree, are left
+over from an earlier job: a process that used them would wait for ranks that nobody started, or several would each run as if alone.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PARENT = "SORA_RANKS_OF"  # the process whose trainer starts the other ranks itself, and how many there are then
+PARENT = "SORA_RANKS_OF"  # the process whose trainer starts the other ranks itself, and their number
 
 
 @dataclass(frozen=True)
 class Started:
-    """A process among `ranks`. local: its number among the `near` of its machine. by: who started them, and the variable that says so.
-
-    by is empty for a process that no launcher started. allotted: the tasks of the Slurm job in which it was then started without srun.
-    """
+    """A process among `ranks` processes. local: its number among the `near` processes of its machine. by: the launcher, and the variable
+    that shows it; empty if there is none. allotted: without srun in a Slurm job, the number of tasks of the job."""
 
     rank: int = 0
     ranks: int = 1
@@ -43,7 +41,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Launcher:
-    """The variables in which one tells the rank, how many there are, the number on the machine, and how many are there."""
+    """The variables of a launcher with the rank, the number of ranks, the rank on the machine, and the number of ranks on it."""
 
     name: str
     rank: str
@@ -66,12 +64,12 @@ MPI = (
 
 
 def started(said: Mapping[str, str] | None = None) -> Started:
-    """Which process this is, by the variables `said` (None: the environment).
+    """The rank of this process, from the variables `said` (None: the environment).
 
-    A launcher within another one's task is believed, the outer is not: torchrun before mpirun before srun.
+    A launcher inside a task of another one is used, not the outer one: torchrun before mpirun before srun.
 
     Raises:
-        ValueError: the variables contradict one another, or half of them are missing; it names them.
+        ValueError: variables contradict one another, or some are missing; the message names them.
     """
     said = os.environ if said is None else said
     parent, _, count = said.get(PARENT, "").partition(" ")
@@ -88,7 +86,7 @@ def started(said: Mapping[str, str] | None = None) -> Started:
             )
         return found
     for launcher in MPI:
-        if launcher.ranks in said and not (step is not None and launcher.local not in said):  # srun sets some of these for MPI's sake
+        if launcher.ranks in said and not (step is not None and launcher.local not in said):  # srun sets some of these for MPI
             return _whole(said, launcher)
     if (world := said.get("WORLD_SIZE")) and world != str(step.ranks if step is not None else 1):
         raise ValueError(
@@ -109,7 +107,7 @@ def starts_others(said: Mapping[str, str] | None = None) -> bool:
 
 
 def rendezvous(said: Mapping[str, str] | None = None) -> tuple[str, int]:
-    """Where the ranks meet: MASTER_ADDR and MASTER_PORT, or for a Slurm step its first node and a port of its own."""
+    """The address and port where ranks meet: MASTER_ADDR and MASTER_PORT, or a Slurm step's first node and a port derived from it."""
     said = os.environ if said is None else said
     nodes = said.get("SLURM_STEP_NODELIST") or said.get("SLURM_JOB_NODELIST") or "127.0.0.1"
     first = re.sub(r"\[([^],-]*)[^]]*\]", r"\1", re.match(r"(?:[^,[]|\[[^]]*\])+", nodes)[0])  # pyright: ignore[reportOptionalSubscript]
@@ -118,8 +116,8 @@ def rendezvous(said: Mapping[str, str] | None = None) -> tuple[str, int]:
 
 
 def leave(error: str) -> None:
-    """Leave what this process ends with where torchrun looks for it, which ends with it then: its summary is longer than a screen, so that
-    what a rank printed is out of sight."""
+    """Write an error to the file that torchrun reads, so that its summary shows the error: the summary is longer than a screen and hides
+    what a rank printed."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         said = {"message": error, "extraInfo": {"py_callstack": error, "timestamp": str(int(time.time()))}}
         with suppress(OSError):
@@ -127,7 +125,7 @@ def leave(error: str) -> None:
 
 
 def _step(said: Mapping[str, str]) -> Started | None:
-    """The task of a Slurm step; a batch script has a SLURM_PROCID too, but no step, and neither has a shell of salloc."""
+    """The task of a Slurm step, or None: batch scripts and salloc shells have a SLURM_PROCID too, but no step."""
     if "SLURM_PROCID" not in said or not {"SLURM_STEP_ID", "SLURM_STEPID"} & set(said):
         return None
     counts = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in said else "SLURM_NTASKS"
@@ -142,7 +140,7 @@ def _step(said: Mapping[str, str]) -> Started | None:
 
 
 def _whole(said: Mapping[str, str], names: Launcher) -> Started:
-    """What a launcher says of this process."""
+    """This process by a launcher's variables, which must be complete."""
     missing = [name for name in (names.rank, names.ranks, names.local, names.near) if name not in said]
     alone = said.get(names.ranks) == "1" and said.get(names.rank, "0") == "0"
     if missing and not alone:

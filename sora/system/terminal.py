@@ -1,9 +1,9 @@
-"""Printing on whatever terminal, log file or pipe there is: what it cannot write is written in letters that it can, what would steer it is
-written as escapes, and no credential is written.
+"""Prints to any terminal, log file or pipe: characters that it cannot encode are replaced, control characters are escaped, and credentials
+are masked.
 
-Names of files, keys, captions and prompts may be a stranger's: an escape sequence in one moves the cursor, renames the window, or writes
-over the line before; a bidirectional override shows a name backwards. All that this process prints goes through a `Door`. Bars, which
-steer the terminal themselves, are made by `bars`, whose texts go through `line`.
+Names of files, keys, captions and prompts may be a stranger's: an escape sequence in one can move the cursor, rename the window, or
+overwrite the line before, and a bidirectional override shows a name backwards. All output of this process goes through a `Door`. Progress
+bars, which must control the terminal, are made by `bars`; their texts go through `line`.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ from sora.gate.credentials import masked
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-# Of what our own pages and plots hold; anything else, such as a file's name, is told by its code, so that it can be told from others.
+# Replacements for the characters of sora's own pages and plots. Others, as in file names, are printed by their code, so that names stay
+# distinct.
 PLAIN = dict.fromkeys("▁▂▃▄▅▆▇█▉▊▋▌", "#") | {"▍": "|", "▎": "|", "▏": "|", "–": "-", "—": "-", "…": "...", "·": "*", "×": "x"}
 PLAIN |= {"±": "+-", "→": "->", "≤": "<=", "≥": ">=", "²": "^2", "“": '"', "”": '"', "‘": "'", "’": "'", "μ": "u", "µ": "u", "━": "-"}
 NAME = "sora.plain"
-# Control characters of both sets but tab and line feed, other line ends, and what overrides the direction of text.
+# Control characters except tab and line feed, other line ends, and overrides of text direction.
 STEERING = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-EVERY = 15.0  # seconds between lines where there is no terminal
+EVERY = 15.0  # seconds between progress lines without a terminal
 Told = Callable[[int, int], None]
-STYLE = re.compile(r"\033\[[01]m")  # bold, and its end: of the pages of --help
+STYLE = re.compile(r"\033\[[01]m")  # bold and its end, in the pages of --help
 
 
 class Lines(ValueError):
-    """A user's mistake that is told in several lines."""
+    """A user's error with a message of several lines."""
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """How many of something there are, for people: "1 clip", "3 clips". one, many: what they are called, with the verb where one follows
-    ("clip has", "clips have"); many is one with an s where it is not given."""
+    """A number with its noun, for messages: "1 clip", "3 clips". one, many: the noun, with a verb if one follows ("clip has", "clips
+    have"); many is one with an s by default."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 class Lasting:
-    """A stream that, from `outlive` on, is let go when it can take no more: a terminal that was closed, a pipe whose reader has left, a log
-    on a full disk. What is said then goes nowhere."""
+    """A stream that, after `outlive`, is discarded when it fails: a closed terminal, a pipe without a reader, a log on a full disk. Later
+    output is lost."""
 
     outlived = False
 
@@ -70,7 +71,7 @@ class Lasting:
             if not Lasting.outlived:
                 raise
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())  # also for what libraries write, and for what it still holds
+            os.dup2(nowhere, self.stream.fileno())  # also for output of libraries, and for buffered text
             os.close(nowhere)
 
     def __getattr__(self, name: str) -> Any:
@@ -78,13 +79,13 @@ class Lasting:
 
 
 def outlive(whether: bool) -> None:
-    """From here on the work goes on when nobody can be told of it any more, or does not."""
+    """Set whether the work goes on when output fails."""
     Lasting.outlived = whether
 
 
 class Door:
-    """A stream that writes nothing of strangers which would steer a terminal, and no credentials. rich_proxied_file: the stream itself, by
-    the name under which rich looks for it."""
+    """A stream that escapes control characters and masks credentials in all that is written. rich_proxied_file: the wrapped stream, under
+    the name that rich reads."""
 
     def __init__(self, stream: Any) -> None:
         self.rich_proxied_file = stream
@@ -102,17 +103,17 @@ class Door:
 
 
 def shown(text: str) -> str:
-    """A text of one line or several as it may be printed: escapes for what steers a terminal, *** for credentials."""
+    """A text of any number of lines in printable form: control characters escaped, credentials replaced by ***."""
     return STEERING.sub(_escape, masked(text))
 
 
 def line(text: str) -> str:
-    """The same as one line: its line ends are written as escapes, too."""
+    """`shown` for a single line: line ends are escaped, too."""
     return shown(text).replace("\n", "\\n")
 
 
 def say(*lines: str) -> None:
-    """Print lines that hold words of strangers: each stays one line."""
+    """Print lines that may hold a stranger's words; each stays one line."""
     print("\n".join(map(line, lines)))
 
 
@@ -121,24 +122,24 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def plainly(error: UnicodeError) -> tuple[str, int]:
-    """The error handler of an encoding that has not every letter."""
+    """The error handler for characters that an encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(PLAIN.get(letter) or ascii(letter)[1:-1] for letter in error.object[error.start : error.end]), error.end
 
 
 def in_utf8() -> None:
-    """Start this program anew in Python's UTF-8 mode where its words and names of files are read as ASCII, in which a dataset cannot be
-    named or read that has other letters: LC_ALL=C with PYTHONUTF8=0 or PYTHONCOERCECLOCALE=0, as some clusters set them."""
-    mode = ["-X", "utf8"]  # the first one counts
+    """Restart this program in Python's UTF-8 mode if Python reads file names as ASCII, where a dataset with other characters in its names
+    could not be read: LC_ALL=C with PYTHONUTF8=0 or PYTHONCOERCECLOCALE=0, as some clusters set them."""
+    mode = ["-X", "utf8"]  # the first -X utf8 counts
     if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and sys.orig_argv[1:3] != mode:
         os.execve(sys.executable, [sys.executable, *mode, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
 
 
 def writable() -> None:
-    """From here on nothing that this process prints fails for its terminal's encoding, or steers the terminal.
+    """Make printing safe in this process: it never fails for the terminal's encoding, and never controls the terminal.
 
-    Where it was started without a stream, what is said there goes nowhere.
+    Output to a stream that the process was started without is discarded.
     """
     codecs.register_error(NAME, plainly)
     _open_standard()
@@ -153,8 +154,8 @@ def writable() -> None:
 
 
 def _open_standard() -> None:
-    """Give the numbers of standard input, output and errors to nowhere if they are not open: the next file to be opened, a checkpoint,
-    would have them, and what a handler of signals or a library says would be written into it."""
+    """Open /dev/null as standard input, output or error if one is closed: else the next opened file, such as a checkpoint, would get its
+    number, and messages of a signal handler or a library would be written into it."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -165,19 +166,19 @@ def _open_standard() -> None:
 
 
 def styled(text: str) -> None:
-    """Print a page of ours, whose bold headings are meant."""
+    """Print a page of sora's own, with its bold headings."""
     stream = raw(sys.stdout)
     stream.write("".join(part if STYLE.fullmatch(part) else shown(part) for part in re.split(f"({STYLE.pattern})", text)) + "\n")
 
 
 def raw(stream: Any) -> Any:
-    """What a door leads to."""
+    """The stream that a `Door` wraps."""
     return stream.rich_proxied_file if isinstance(stream, Door) else stream
 
 
 @contextmanager
 def steered() -> Iterator[None]:
-    """Let a library write its own bars to stderr."""
+    """A context in which a library may draw its own progress bars on stderr."""
     before, sys.stderr = sys.stderr, raw(sys.stderr)
     try:
         yield
@@ -187,8 +188,8 @@ def steered() -> Iterator[None]:
 
 @contextmanager
 def bars(*columns: Any, stderr: bool = True, **settings: Any) -> Iterator[Progress]:
-    """Bars of rich. What is printed meanwhile stands above them, and goes through a door as before; texts of tasks are the caller's, see
-    `line`."""
+    """Progress bars of rich. Lines that are printed meanwhile appear above them, through a `Door` as before. Callers must pass texts of
+    tasks through `line`."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -206,7 +207,7 @@ def bars(*columns: Any, stderr: bool = True, **settings: Any) -> Iterator[Progre
 
 @contextmanager
 def progress_bar(what: str, unit: str = "") -> Iterator[Told]:
-    """Show how much is done, how fast, and the time left; gives a function of (done, total). unit: one of what is counted, as in "clip"."""
+    """A context that shows the progress, the speed and the time left; yields a function of (done, total). unit: the noun, as in "clip"."""
     if sys.stderr.isatty():
         with _bar(what, unit) as bar:
             yield bar
@@ -243,9 +244,9 @@ def _bar(what: str, unit: str) -> Iterator[Told]:
 
 @contextmanager
 def counting(what: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
-    """Show on stdout how much is done; gives a function of (done, clips made of it). It starts no thread, so that who uses it may fork.
+    """A context that shows progress on stdout; yields a function of (done, clips made so far). It starts no thread, so the caller may fork.
 
-    total: None where the end is not known.
+    total: None if it is not known.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

@@ -1,7 +1,7 @@
-"""All private names of torch that sora uses, under public ones: what a new torch may change without a word stands here alone.
+"""All private names of torch that sora uses, under public names, because a new torch may change them without notice.
 
-Last tried with torch 2.13: `tests/system/test_torch_private.py` uses each as sora does, and says in a sentence what another torch broke.
-Those of `_WHEN_ASKED` import what takes long, such as torch.distributed.tensor, when somebody imports them from here.
+Last tested with torch 2.13: `tests/system/test_torch_private.py` uses each as sora does, and says what another torch has broken. Names in
+`_WHEN_ASKED` are imported at first use, because they import slow modules such as torch.distributed.tensor.
 """
 
 # ruff: noqa: F401  names are imported for others
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-# A step is traced on tensors without memory, to count what it would take: there is no public name of their mode.
+# A step is traced on tensors without memory to count its cost; the mode for that has no public name.
 from torch._guards import active_fake_mode
-from torch._ops import OpOverload  # the class of operators: which of them computes attention is told by their names
+from torch._ops import OpOverload  # the class of operators; those of attention are recognised by name
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
-# Operators are counted by a mode that sees each of them, beneath sharded tensors.
+# Counts operators in a mode that sees each of them, below sharded tensors.
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
-from torch.utils._pytree import tree_leaves  # the tensors among an operator's results
+from torch.utils._pytree import tree_leaves  # finds the tensors in an operator's result
 
-# Batches are received from worker processes by a thread, and workers that hang are killed: no public class can be told to.
+# Receives batches from worker processes in a thread, and kills workers that hang; no public class allows this.
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as DataLoaderProcesses
 
 if TYPE_CHECKING:
@@ -44,50 +44,50 @@ else:
 
 
 _WHEN_ASKED = {
-    # all_to_all_single_autograd, the one exchange of tokens for heads that has a derivative
+    # all_to_all_single_autograd: the only all-to-all with a derivative
     "functional_collectives": "torch.distributed._functional_collectives",
-    # the process group that an operator names, for whoever counts what is sent
+    # the process group of an operator, for counting the bytes that are sent
     "resolve_process_group": "torch.distributed.distributed_c10d._resolve_process_group",
-    # DTensor asks it for shapes with whole tensors, which a count of a step's memory must not see
+    # DTensor computes shapes with it on whole tensors, which must not count as memory of a step
     "ShardingPropagator": "torch.distributed.tensor._sharding_prop.ShardingPropagator",
-    # the box of a sharded tensor that a rank has, which checkpoints store; there is no public way to ask
+    # this rank's box of a sharded tensor, which checkpoints store
     "compute_local_shape_and_global_offset": "torch.distributed.tensor._utils.compute_local_shape_and_global_offset",
-    # forget shardings by meshes that are gone, before processes are forked
+    # forgets shardings over meshes that are gone, before processes are forked
     "clear_sharding_prop_cache": "torch.distributed.tensor.debug._clear_sharding_prop_cache",
-    # the placement of stacked matrices that are each cut, and of what FSDP and tensor parallelism both cut
+    # the placement of stacked matrices whose parts are each cut, and of parameters that both FSDP and tensor parallelism cut
     "StridedShard": "torch.distributed.tensor.placement_types._StridedShard",
-    # the store of the process group "fake", by which one process prices a step of many
+    # the store of the process group "fake", with which one process prices a step of many
     "FakeStore": "torch.testing._internal.distributed.fake_pg.FakeStore",
 }
 
-# One call for a list of tensors: what torch's own optimisers are made of, where a call each would take longer than the arithmetic.
+# One call for a list of tensors, as in torch's optimisers; one call per tensor would take longer than the arithmetic.
 foreach_add_, foreach_copy_, foreach_lerp_ = torch._foreach_add_, torch._foreach_copy_, torch._foreach_lerp_
 foreach_mul_, foreach_norm = torch._foreach_mul_, torch._foreach_norm
-# The derivatives of softmax and of attention with what their forward passes kept, for operators whose backward is written by hand.
+# Backward passes of softmax and attention, given the saved results of their forward, for operators with a hand-written backward.
 softmax_backward = torch._softmax_backward_data
 cpu_flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 cpu_flash_attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-# The operators behind torch.distributed's functions: they return new tensors, and fake tensors and compilers see through them.
+# The operators behind torch.distributed's functions: they return new tensors, and work with fake tensors and compilers.
 functional_operators = torch.ops._c10d_functional
-item = torch.ops.aten._local_scalar_dense.default  # behind Tensor.item(): a fake tensor has no number to give
+item = torch.ops.aten._local_scalar_dense.default  # behind Tensor.item(); a fake tensor has no number to return
 
 
 def varlen_attention_backward(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The backward pass of attention in segments, which torch's own public function has only under autograd (from torch 2.10 on)."""
+    """The backward of variable-length attention; torch's public function (from torch 2.10 on) has it only through autograd."""
     import torch.nn.attention.varlen  # registers it
 
     return torch.ops.torch_attn._varlen_attn_backward(*given)
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 natively, which decides who computes attention."""
+    """Whether this CPU multiplies bfloat16 matrices natively; it decides which attention kernel is used."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def allow_lengths(tensor: Tensor) -> None:
-    """Let a compiled graph take the tensor with any number of rows; torch's public mark_dynamic raises where there can be but one."""
+    """Let a compiled graph take any number of rows of the tensor. torch's public mark_dynamic raises if only one number is possible."""
     torch._dynamo.maybe_mark_dynamic(tensor, 0)
 
 
 def let_collectives_be_fake() -> None:
-    """Register what collectives give for fake tensors, which importing the file does."""
+    """Register the results of collectives for fake tensors, by importing the file that does so."""

@@ -1,7 +1,7 @@
-"""Several processes that share the work of one command: each does its part, and all learn what the others found.
+"""Several processes share the work of one command: each does a part, and all get the results of the others.
 
-They are those that a launcher started (`sora.system.started`). Large things, as clips and features, they leave in files of the output
-folder.
+They are the processes that a launcher started (`sora.system.started`). Large results such as clips and features are passed in files in the
+output folder.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sora.system import terminal
 from sora.system.locks import alone_in
 from sora.system.started import rendezvous, started
 
-LONGEST = timedelta(days=7)  # that a rank waits for the others' parts
+LONGEST = timedelta(days=7)  # the longest wait for other ranks
 
 
 @dataclass(frozen=True)
 class Share:
-    """Which of several processes this is. local: its number on its machine."""
+    """This process's place among several. local: its number on its machine."""
 
     rank: int = 0
     ranks: int = 1
@@ -32,8 +32,8 @@ class Share:
     held: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
 
     def hold(self, folder: Path) -> None:
-        """Hold a folder that is written until all leave; ValueError where another evaluation writes it. The first process does for all, and
-        none goes on before it has: the others would write beside that other evaluation."""
+        """Lock an output folder until all processes are done; ValueError if another evaluation writes to it. The first process locks it for
+        all, and the others wait for that, so that they do not write beside another evaluation."""
         refused: Exception | None = None
         if self.first:
             try:
@@ -47,7 +47,7 @@ class Share:
             raise ValueError(told)
 
     def of_first(self, value: Any) -> Any:
-        """What the first process says, plain JSON, to all. What each would look up on the disk by itself may differ: others write there."""
+        """The first process's value, plain JSON, on all processes: what each reads from the disk may differ, because others write there."""
         if self.ranks == 1:
             return value
         return json.loads(_told(json.dumps(value if self.first else None, allow_nan=False).encode())[0])
@@ -57,11 +57,11 @@ class Share:
         return self.rank == 0
 
     def mine(self, total: int) -> range:
-        """The numbers of this process's part, in turn with the others."""
+        """This process's numbers below `total`, dealt out in turn."""
         return range(self.rank, total, self.ranks)
 
     def together(self) -> None:
-        """Wait until every process is here; an error if one has died."""
+        """Wait until every process has called this; raise an error if one has died."""
         if self.ranks > 1:
             import torch.distributed as dist
 
@@ -78,8 +78,8 @@ class Share:
     def rows(
         self, total: int, work: Callable[[int], Mapping[str, Any]], progress: Callable[[int, int], None] | None = None
     ) -> list[dict[str, Any]]:
-        """work(number), plain JSON, for every number below `total`: each process does its part and all get all. progress: is told of what
-        this one has done, (done, of how many)."""
+        """The results of work(number), plain JSON, for every number below `total`: each process computes a part, and all get all. progress:
+        called with (done, total) of this process's part."""
         done, mine = [], self.mine(total)
         for number in mine:
             done.append(dict(work(number)))
@@ -90,7 +90,7 @@ class Share:
 
 
 def _told(mine: bytes) -> list[bytes]:
-    """What each process of the group says, in the order of their ranks."""
+    """The bytes of every process of the group, in the order of their ranks."""
     import numpy as np
     import torch
     import torch.distributed as dist
@@ -105,9 +105,10 @@ def _told(mine: bytes) -> list[bytes]:
 
 @contextmanager
 def joined(device: str) -> Iterator[Share]:
-    """This process's share, in a group with the others while it lasts. All leave together: launchers take one that ends early for dead.
+    """A context with this process's share, in a process group. All leave it together, because launchers take a process that ends early for
+    dead.
 
-    With several processes on a machine each takes the GPU of its local number.
+    If a machine has several processes, each uses the GPU of its local number.
     """
     import torch
     import torch.distributed as dist

@@ -1,6 +1,8 @@
-"""What a network's blocks keep for the backward, and what they compute again there (activation checkpointing): `recompute=` of sora train.
+"""Activation checkpointing (`recompute=` of sora train): which activations a network's blocks save for the backward pass, and which they
+recompute.
 
-Each takes the network and changes how its `blocks` run, nothing else: names and values of weights, and results beyond rounding, stay.
+Each function changes in place how the blocks of `network.blocks` run. Names and values of weights do not change, nor do results beyond
+rounding.
 """
 
 from __future__ import annotations
@@ -17,22 +19,22 @@ from sora.dit.attention.op import is_attention
 from sora.dit.blocks.lean import LeanBlock
 from sora.dit.kernels.gelu_mlp import is_mlp
 
-# An MLP with all its hidden channels needs some eight times the memory of its tokens for a moment, its result once: so many blocks may
-# keep it, and the most memory that a step needs is not more, however deep the network.
+# An MLP with all its hidden channels needs about eight times the memory of its tokens for a moment; its saved output needs that of the
+# tokens. So this many blocks may save the output without raising the peak memory of a step, however deep the network is.
 PAID = 8
 
 
 def recompute_none(network: nn.Module) -> None:
-    """Keep everything: the fastest, and the most memory."""
+    """Save every activation: the fastest option, and the one that needs the most memory."""
 
 
 def recompute_all(network: nn.Module) -> None:
-    """Keep what stands between blocks only, and compute each block again (Chen et al. 2016): a third more time."""
+    """Save only the inputs of blocks, and recompute each block in the backward pass (Chen et al. 2016): steps take about a third longer."""
     _run(_blocks(network), _all_again)
 
 
 def recompute_every_n(network: nn.Module, *, n: int) -> None:
-    """As `full`, in every n-th block.
+    """Recompute every n-th block as `recompute_all` does.
 
     Raises:
         ValueError: n is below 1.
@@ -43,9 +45,11 @@ def recompute_every_n(network: nn.Module, *, n: int) -> None:
 
 
 def recompute_all_but_attention(network: nn.Module) -> None:
-    """As `full`, but keep what self-attention gives: little memory, and with many tokens most of the time of a block.
+    """Recompute blocks as `recompute_all` does, but save the output of self-attention, which is small and costs most of a block's time in
+    long clips.
 
-    Of the last blocks, if they are lean (`sora.dit.blocks.lean`), what the MLP gives is kept too, and paid with its hidden channels.
+    The last blocks, if they are lean (`sora.dit.blocks.lean`), also save the output of the MLP, in the memory that its hidden channels no
+    longer take.
     """
     blocks = _blocks(network)
     for block in blocks[-PAID:]:
@@ -55,7 +59,7 @@ def recompute_all_but_attention(network: nn.Module) -> None:
 
 
 def recompute_by_size(network: nn.Module, *, above: int) -> None:
-    """`save_attention` for networks of more than `above` parameters, `none` for smaller ones."""
+    """Apply `recompute_all_but_attention` to networks of more than `above` parameters; leave smaller ones as they are."""
     if sum(value.numel() for value in network.parameters()) > above:
         recompute_all_but_attention(network)
 
@@ -70,7 +74,7 @@ def _all_but_dear_again(block: nn.Module, *inputs: Any) -> Any:
 
 
 def _keep_dear(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    # What costs much is attention among a clip's tokens; to a caption, whose keys are few, it is cheaper to compute than to keep.
+    # Only self-attention is expensive; cross-attention to the few keys of a caption is cheaper to recompute than to save.
     dear = is_attention(op) and args[0].shape == args[1].shape
     return CheckpointPolicy.MUST_SAVE if dear or is_mlp(op) else CheckpointPolicy.PREFER_RECOMPUTE
 
@@ -83,6 +87,6 @@ def _blocks(network: nn.Module) -> Sequence[nn.Module]:
 
 def _run(blocks: Sequence[nn.Module], how: Callable) -> None:
     for block in blocks:
-        # In place rather than by a wrapping module, which would rename the weights; a method rather than a closure, which every block
-        # would be compiled anew for.
+        # Replaced in place, because a wrapping module would rename the weights; by a method, because every block would be recompiled for a
+        # closure of its own.
         block.forward = MethodType(how, block)

@@ -1,4 +1,4 @@
-"""Compiling a network from outside: each of its blocks by itself, all by one graph."""
+"""Compile a network's blocks one by one, so that all of them share one graph."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sora.system.torch_private import allow_lengths
 
 
 def compile_blocks(network: nn.Module, *, words: bool, levels: bool, backend: str = "inductor") -> None:
-    """Compile the forward and backward of `network.blocks`, in place; names and values of weights stay.
+    """Compile the forward and backward of `network.blocks` in place; names and values of weights do not change.
 
-    Blocks of one kind share one graph, so that compiling takes as long for two blocks as for forty. Every axis of a pack has a budget, and
-    what varies inside it (segments, grids) is data to the graph, so nothing is compiled again in later steps: shapes are static. words,
-    levels: whether these axes have none, and are as long as a pack needs (data.text_budget=null, objective.max_levels=null); the one
-    graph is for any length of them then.
+    Blocks of one kind share one graph, so compiling takes as long for two blocks as for forty. Every axis of a pack has a fixed budget, and
+    segments and grids are inputs of the graph, so shapes are static and later steps recompile nothing. words, levels: whether the axis of
+    text tokens, or that of noise levels, has no budget (data.text_budget=null, objective.max_levels=null). The graph then takes any length
+    of that axis.
     """
     blocks = network.get_submodule("blocks")
     assert isinstance(blocks, nn.ModuleList)
@@ -30,9 +30,10 @@ def compile_blocks(network: nn.Module, *, words: bool, levels: bool, backend: st
 
 
 def _once(compiled: Callable[..., Any], plain: Callable[..., Any], *, words: bool, levels: bool) -> Callable[..., Any]:
-    """A block's compiled call, told at each one, as blocks make new words for the next, which axes have no fixed length.
+    """A block's compiled call, which marks the axes without a fixed length at every call, because each block makes new text tokens for the
+    next one.
 
-    What is no training, as evaluations between steps are, has packs of other shapes, and is not compiled.
+    Without gradients, as in evaluations between steps, packs have other shapes, and the block runs uncompiled.
     """
 
     def call(x: Tensor, text: Tensor, context: Context) -> Any:
@@ -49,7 +50,7 @@ def _along_words(text: Tensor, context: Context) -> Iterator[Tensor]:
     yield text
     if context.text_levels is not None:
         yield context.text_levels.index
-    if context.joined is not None:  # of tokens and words together
+    if context.joined is not None:  # both hold tokens and words together
         yield from (context.joined.places, context.joined.order)
 
 

@@ -1,4 +1,4 @@
-"""Training the denoising network: packs of latent patches in, the objective's token losses out."""
+"""Training the denoising network: packs of latent patches in, the objective's loss of each token out."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from sora.training.module import Loss
 
 
 class NoisedBatch(NamedTuple):
-    """A pack with its noise and levels, where it was made."""
+    """A pack with its noise and noise levels, on the device on which they were drawn."""
 
     batch: Batch
     noised: Noised
 
 
 def drawn(packs: Sequence[Batch], *, objective: Objective, seed: int) -> list[NoisedBatch]:
-    """Packs with their noise and levels, which follow from the seed and the clips."""
+    """Draw the noise and the noise levels of packs; they are a pure function of the seed and the clips."""
     return [NoisedBatch(pack, objective.noise(pack, seed=seed)) for pack in packs]
 
 
 @dataclass(frozen=True)
 class PreparedPack:
-    """A pack with its noise and levels, on the device. flops: of a training step on it.
+    """A pack with its noise and levels, on the training device.
 
-    Where ranks share a pack, patches and noise are of this rank's tokens, and so are `count` and the loss; all else is of the whole pack.
+    flops: floating-point operations of a training step on the whole pack. Where ranks share a pack, patches, noise, `count` and the loss
+    cover this rank's tokens only; everything else covers the whole pack.
     """
 
     batch: Batch
@@ -59,11 +60,11 @@ class PreparedPack:
 
 
 class DiffusionTask(nn.Module):
-    """The network, the text module that turns a pack's captions into what it attends to, and the objective.
+    """The network, the module that maps a pack's captions to text states, and the objective.
 
-    text: the identity for frozen encoders, whose states are cached; a byte-level encoder learns along. bins: of noise levels, in the log.
-    encode: makes a batch of what loading gives, on the device (None: it is one already). flops: the operations of the network's forward
-    pass, for the throughput in the log; None: not counted.
+    text: the identity for frozen encoders, whose states are cached; a byte-level encoder is trained together with the network. bins: number
+    of bins of the noise level in the log. encode: maps a loaded pack to a `Batch` on the device; None if packs are loaded as batches.
+    flops: the FLOPs of the network's forward pass, for the throughput in the log; None to count none.
     """
 
     def __init__(
@@ -85,15 +86,15 @@ class DiffusionTask(nn.Module):
         self.bins = bins
         self.encode = encode
         self.flops = flops
-        self.slicer: Slicer | None = None  # a strategy's
+        self.slicer: Slicer | None = None  # set by the strategy
 
     @property
     def ahead(self) -> Callable[[Sequence[Batch]], list[NoisedBatch]] | None:
-        """What may be done to packs while earlier ones are trained on, by who loads them: draw. None: they are made on the device first."""
+        """Draws the noise of later packs in the loader while earlier ones train; None if packs are first encoded on the device."""
         return partial(drawn, objective=self.objective, seed=self.seed) if self.encode is None else None
 
     def prepare(self, batch: Sequence[Any], device: torch.device) -> list[PreparedPack]:
-        """Packs, drawn or not, on the device. Noise is drawn where a pack lies and then moved, so that it is the same on every device."""
+        """Move packs to the device, with noise that is drawn where the pack lies, so that it is the same on every device."""
         packs = batch if self.encode is None else [self.encode(pack, device) for pack in batch]
         whole = [pack if isinstance(pack, NoisedBatch) else drawn([pack], objective=self.objective, seed=self.seed)[0] for pack in packs]
         return [
@@ -102,7 +103,7 @@ class DiffusionTask(nn.Module):
         ]
 
     def _share(self, whole: NoisedBatch) -> tuple[Batch, Noised, float]:
-        """What this rank trains on of a pack, and what the whole of it costs."""
+        """The part of a pack that this rank trains on, and the FLOPs of the whole pack."""
         batch, noised = whole if self.slicer is None else self.slicer.pack(*whole)
         return batch, noised, self._flops(whole.batch)
 
@@ -112,18 +113,18 @@ class DiffusionTask(nn.Module):
         return float(TRAINING * self.flops.pack(pack.tokens.grids, pack.text.segments.lengths[: len(pack.tokens.grids)]))
 
     def predict(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
-        """The network alone, for what measures it between steps."""
+        """The network's prediction, for callbacks that measure the network between steps."""
         return self.dit(tokens, levels, text)
 
     def read(self, text: TextTokens) -> TextTokens:
-        """The part of the text encoder that learns along, alone."""
+        """The text states of a pack, by the part of the text encoder that is trained."""
         return self.text(text)
 
     def forward(self, prepared: PreparedPack) -> Loss:
         batch, noised = prepared.batch, prepared.noised
         text = self.text(batch.text)
         losses = self.objective.losses(self.dit, batch, noised, text if self.slicer is None else self.slicer.words(text))
-        values = losses.detach()  # what is asked later must not hold the graph until then
+        values = losses.detach()  # detached: `by_sample` may be called later, and must not keep the graph alive until then
         return Loss(
             total=losses.sum(),
             parts={"by_level": by_level(values, noised, bins=self.bins)},
@@ -132,5 +133,5 @@ class DiffusionTask(nn.Module):
 
 
 def by_clip(losses: Float[Tensor, "N"], lengths: Sequence[int]) -> Float[Tensor, "G"]:
-    """The token losses summed over each clip of a pack; padding at the end is left out."""
+    """Sum the token losses over each clip of a pack; padding at the end counts for no clip."""
     return torch.stack([clip.sum() for clip in losses[: sum(lengths)].split(list(lengths))])

@@ -1,4 +1,4 @@
-"""Which steps a run learns from: none whose numbers are not finite, and none whose loss stands out, if that is asked for."""
+"""Decides which steps update the weights: none whose loss or gradient is not finite and, if asked for, none whose loss is an outlier."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from statistics import median
 from typing import Any
 
 NOT_FINITE, SPIKE = "not finite", "spike"
-FLAT = 0.01  # share of the median below which losses do not scatter: a loss that never moved makes no spike of its first change
+FLAT = 0.01  # the scatter counts as at least this share of the median: else a loss that never moved makes a spike of its first change
 
 
 def deviations(value: float, among: Sequence[float]) -> float:
-    """How far `value` lies above the median of others, in robust standard deviations: 1.4826 times their median distance from it."""
+    """How far `value` lies above the median of `among`, in robust standard deviations (1.4826 times the median absolute deviation)."""
     middle = median(among)
     spread = 1.4826 * median(abs(one - middle) for one in among)
     return (value - middle) / max(spread, FLAT * abs(middle), 1e-12)
 
 
 class Guard:
-    """Judges every step before the weights move; all ranks know the same numbers and judge alike.
+    """Decides for every step whether the weights are updated; all ranks pass the same numbers and decide alike.
 
-    patience: steps in a row that may be left out before the run goes back or stops. most: steps of the whole run. spike: deviations from
-    which a loss is left out too (None: none is). history: losses of the latest steps learned from that it is compared with; none is
-    judged before there are as many. max_rollbacks: how often the run may go back to an earlier checkpoint instead of stopping.
-
-    losses: the history, a part of every checkpoint, so that a resumed run judges as the uninterrupted one.
+    patience: skipped steps in a row after which the run goes back to a checkpoint or stops. most: skipped steps allowed in the whole run.
+    spike: robust standard deviations above the median from which a loss is skipped as an outlier; None skips none. history: number of
+    latest losses that a loss is compared with; no loss is an outlier before there are that many. max_rollbacks: how often the run may go
+    back to an earlier checkpoint instead of stopping. losses: this history; it is stored in checkpoints, so that a resumed run decides as
+    an uninterrupted one would.
 
     Raises:
         ValueError: a number is outside its range.
@@ -43,7 +43,7 @@ class Guard:
         self.losses: list[float] = []
 
     def judge(self, loss: float, *, finite: bool) -> str:
-        """Why a step is left out; nothing if it is learned from."""
+        """Why the step must be skipped; the empty string if it updates the weights."""
         if not finite:
             return NOT_FINITE
         if self.spike is None:
@@ -55,9 +55,10 @@ class Guard:
 
 
 class Suspects:
-    """Samples whose own loss was not finite. They wait until a later step is learned from: then it was they and not the weights.
+    """Samples whose loss was NaN or infinite. They are quarantined only after a later step trains normally, because that shows that the
+    sample, not the weights, was at fault.
 
-    hold: takes (the step of the plan, sample ids, why) once that is known. waiting: what a checkpoint kept of `facts`, (step, ids) each.
+    hold: called with (step of the plan, sample ids, reason) to quarantine samples. waiting: the `facts` of a checkpoint, (step, ids) pairs.
     """
 
     def __init__(self, hold: Callable[[int, Sequence[int], str], object], waiting: Sequence[Sequence[Any]] = ()) -> None:
@@ -71,11 +72,11 @@ class Suspects:
         self._waiting.append((step, list(ids)))
 
     def learned(self) -> None:
-        """A step was learned from: the weights are sound."""
+        """Quarantine the waiting samples: a step updated the weights, so the weights are sound."""
         for step, ids in self._waiting:
             self._hold(step - 1, ids, f"its loss was not finite at step {step}")
         self._waiting = []
 
     def forget(self) -> None:
-        """The weights were not sound, and are put back to earlier ones: the samples are cleared."""
+        """Clear the waiting samples: the run goes back to earlier weights, so the weights were at fault."""
         self._waiting = []

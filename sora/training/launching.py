@@ -1,4 +1,4 @@
-"""What was started against what a trainer lays out, before a step is made and before anything is written; and what is told of both."""
+"""Compares the ranks that were started with those that a trainer lays out, before anything is written, and describes both."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sora.system.started import PARENT, Started, rendezvous, started, starts_oth
 
 
 def take_seats(trainer: Trainer) -> None:
-    """Refuse ranks that are not those which the trainer lays out. From here on this process knows its rank.
+    """Refuse to train with other ranks than the trainer lays out; afterwards Lightning knows this process's rank.
 
     Raises:
-        ValueError: a launcher started more or fewer, or there is one process and nobody to start the others.
+        ValueError: a launcher started more or fewer ranks, or only this process was started and it cannot start the others.
     """
     here, devices, nodes = started(), trainer.num_devices, trainer.num_nodes
     laid = f"{_named(trainer)} lays out {_ranks(devices * nodes)}"
@@ -44,7 +44,7 @@ def take_seats(trainer: Trainer) -> None:
 
 
 def _fitting(trainer: Trainer, here: Started) -> str:
-    """The words of a command line that would lay out what was started."""
+    """The command-line words that would make the trainer fit the ranks that were started."""
     if here.ranks == 1:
         many = f"torchrun --standalone --nproc-per-node={trainer.num_devices}" if trainer.num_nodes == 1 else "torchrun or srun"
         return f"start them all ({many}), or set trainer=auto for one"
@@ -65,7 +65,7 @@ def _ranks(count: int) -> str:
 
 
 def told(trainer: Trainer) -> str:
-    """One line: what trains, in which precision, who started it, and which GPUs of this machine lie idle."""
+    """One line for the terminal: the devices, the precision, the launcher, and the GPUs of this machine that lie idle."""
     here, device = started(), trainer.strategy.root_device
     many = trainer.num_devices * trainer.num_nodes
     kind = f"GPU ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "CPU"
@@ -80,7 +80,7 @@ def told(trainer: Trainer) -> str:
 
 
 def _idle(count: int, kind: str) -> str:
-    """Of GPUs that nothing of this run is on."""
+    """The part of the line about this machine's idle GPUs; `kind` is the type of device that trains."""
     lies = "a GPU of this machine lies" if count == 1 else f"{count} GPUs of this machine lie"
     if kind != "cuda":
         return f"; {lies} idle: trainer=auto trains on one"
@@ -88,8 +88,8 @@ def _idle(count: int, kind: str) -> str:
 
 
 class Launched(ClusterEnvironment):
-    """Ranks that a launcher started, as `sora.system.started` reads it; Lightning's own readers each know one launcher, and guess at
-    halves."""
+    """The cluster environment of the launcher that `sora.system.started` found. Lightning's own environments each know one launcher only,
+    and guess where its variables are incomplete."""
 
     def __init__(self, here: Started) -> None:
         super().__init__()
@@ -115,13 +115,13 @@ class Launched(ClusterEnvironment):
         return self._here.ranks
 
     def set_world_size(self, size: int) -> None:
-        """It is the launcher's to say."""
+        """Does nothing: the launcher sets the world size."""
 
     def global_rank(self) -> int:
         return self._here.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """It is the launcher's to say."""
+        """Does nothing: the launcher sets the rank."""
 
     def local_rank(self) -> int:
         return self._here.local
@@ -131,6 +131,6 @@ class Launched(ClusterEnvironment):
 
 
 def environment() -> ClusterEnvironment:
-    """What a launcher said, or what starts the other ranks itself, each with this command line."""
+    """The cluster environment of the launcher, or else Lightning's, which starts the other ranks itself, each with this command line."""
     here = started()
     return Launched(here) if here.by and not starts_others() else LightningEnvironment()

@@ -1,7 +1,8 @@
-"""The Lightning module: one optimiser step over the packs of a step. No mathematics; a task owns that.
+"""The Lightning module: one optimiser step over the packs of a step. It contains no mathematics; the task does.
 
-A task is an `nn.Module` of everything that trains. It prepares the packs of a step and gives each pack's summed loss; this module divides
-by the step's total count over packs and ranks, clips, checks, steps, averages, and counts.
+A task is an `nn.Module` that holds everything that is trained. It prepares the packs of a step and returns each pack's summed loss. This
+module divides by the step's total count over packs and ranks, clips gradients, checks for finite numbers, steps, averages weights, and
+counts.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from sora.training.optim import clipping
 from sora.training.optim.ema import Averaging
 
 Numbers = float | list[float]
-NOTES = frozenset({"_current_fx_name", "report", "preparing", "on_gradients"})  # attributes of the module that change at every step
+NOTES = frozenset({"_current_fx_name", "report", "preparing", "on_gradients"})  # attributes of the module that are set at every step
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of one pack, not yet divided by anything.
+    """The loss of one pack, as sums that are not yet divided by a count.
 
-    total: what is differentiated, a sum over what `count` counts. parts: for the log, sums and counts by name, each a 0-d or 1-d tensor.
-    by_sample: gives the loss of each sample, (G,); asked only to tell which one is not finite.
+    total: the differentiable sum over the pack's `count` elements. parts: (sum, count) pairs for the log by name, each a 0-d or 1-d tensor.
+    by_sample: returns the loss of each sample, (G,); called only to find samples whose loss is not finite.
     """
 
     total: Tensor
@@ -47,9 +48,10 @@ class Loss:
 
 @runtime_checkable
 class Prepared(Protocol):
-    """One pack, ready for the network. count: what its loss is a sum over. samples and tokens: how much of the data it is.
+    """One pack, ready for the network.
 
-    flops: floating-point operations that a training step of the model makes on it; 0 where nobody counts them.
+    count: the number of elements that its loss is summed over. samples, tokens: the clips and tokens in it. flops: floating-point
+    operations of a training step on it; 0 where they are not counted.
     """
 
     @property
@@ -66,7 +68,7 @@ class Prepared(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """What is trained, and on what; an `nn.Module` too."""
+    """An `nn.Module` that prepares packs and returns their losses."""
 
     def prepare(self, batch: Any, device: torch.device) -> Sequence[Prepared]: ...
     def __call__(self, prepared: Any) -> Loss: ...
@@ -74,9 +76,10 @@ class Task(Protocol):
 
 @dataclass
 class Counters:
-    """Where a run stands. step: steps of the plan that are behind us, skipped ones too. samples, tokens: how much was learnt from.
+    """The progress of a run.
 
-    returns: how often the run went back to an earlier checkpoint; the last time at step `returned_at` to that of `returned_to`.
+    step: steps of the plan that are done, skipped ones included. samples, tokens: totals over the steps that updated the weights. returns:
+    how often the run went back to an earlier checkpoint; the last time it went from step `returned_at` to step `returned_to`.
     """
 
     step: int = 0
@@ -92,11 +95,11 @@ class Counters:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of one step. grad_norm: before clipping. samples, tokens, flops: over all ranks.
+    """The result of one step.
 
-    parts: of the loss on this rank, sums and counts by name, as plain numbers or lists of them.
-    reason: why the step was left out, if it was. suspects: then the ids of all ranks' samples whose own loss was not finite, or if there
-    are none (`traced` says so) of all the step's.
+    grad_norm: before clipping. samples, tokens, flops: over all ranks. parts: (sum, count) pairs of this rank's loss by name, as numbers or
+    lists. reason: why the step was skipped; empty if it was not. suspects: if it was skipped, the ids of all ranks' samples whose own loss
+    was not finite (`traced` is then true), or of all the step's samples if there are none.
     """
 
     step: int
@@ -115,11 +118,11 @@ class Report:
 
 
 class TrainingModule(LightningModule):
-    """Drives a task.
+    """Trains a task, one optimiser step at a time.
 
-    optimizer: named parameters -> the optimisers that step together. schedule: step -> share of the peak learning rate.
-    max_grad_norm: the largest norm of all gradients together. guard: judges which steps are learned from.
-    stop: asked once a step, whether this rank wants to stop; what any rank wants, all do.
+    optimizer: maps named parameters to the optimisers that step together. schedule: maps the step to a share of the peak learning rate.
+    max_grad_norm: the largest norm of all gradients together. guard: decides which steps update the weights. stop: called once a step; if
+    any rank's returns true, all ranks stop.
     """
 
     def __init__(
@@ -142,23 +145,24 @@ class TrainingModule(LightningModule):
         self.guard = guard
         self.counters = Counters()
         self.report: Report | None = None
-        self.preparing = 0.0  # seconds that making packs of the latest step took
-        # called before gradients are clipped, with the norms of what this rank holds of each
+        self.preparing = 0.0  # seconds that it took to prepare the packs of the latest step
+        # called before gradients are clipped, with the norm of this rank's part of each gradient
         self.on_gradients: Callable[[Mapping[str, nn.Parameter], Tensor], None] | None = None
         self._optimizer, self._schedule = optimizer, schedule
         self.max_grad_norm, self._stop = max_grad_norm, stop
-        self._trained: dict[str, nn.Parameter] = {}  # asked for several times a step, and slow to collect from a deep model
+        self._trained: dict[str, nn.Parameter] = {}  # cached: read several times a step, and slow to collect from a deep model
         self._steppers: list[Optimizer] = []
         self._peaks: list[list[float]] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As any module's, which looks for parameters and modules; not in what is noted at every step, by Lightning some twenty times."""
+        """Set an attribute. Lightning sets those in `NOTES` some twenty times a step; they skip torch's search for parameters and
+        modules."""
         if name in NOTES:
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
-    # ---- what Lightning asks for
+    # ---- Lightning's hooks
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, MeshStrategy):
@@ -171,15 +175,15 @@ class TrainingModule(LightningModule):
         return self._steppers
 
     def begin(self) -> None:
-        """Start the average at the present weights, wherever the strategy has put them."""
+        """Start the weight average from the present weights, on the device where the strategy has put them."""
         if not self.average.shadow:
             self.average.follow(self.trained())
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch  # the task moves what it prepares: draws are made on the host
+        return batch  # the task moves what it prepares: noise is drawn on the host
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that learn, by their names in the task."""
+        """The parameters that require gradients, by their names in the task."""
         if self._trained:
             return self._trained
         return {name: value for name, value in self.task.named_parameters() if value.requires_grad}
@@ -196,11 +200,11 @@ class TrainingModule(LightningModule):
         self.preparing = time.perf_counter() - began
         self.step(packs)
 
-    # Lightning looks at every step whether the method takes the number of the batch
+    # Lightning inspects the signature at every step, to see whether the method takes the batch number; a stored one is fast
     training_step.__signature__ = inspect.signature(training_step)  # pyright: ignore[reportFunctionMemberAccess]
 
     def step(self, packs: Sequence[Prepared]) -> None:
-        """One optimiser step over this rank's packs."""
+        """Do one optimiser step on this rank's packs."""
         place = seat(self.trainer)
         mine = _sum([pack.count for pack in packs])
         count = ranks.summed(mine if place.first_of_tokens else torch.zeros_like(mine)).clamp(min=1)
@@ -211,10 +215,10 @@ class TrainingModule(LightningModule):
         self._conclude(packs, losses, count, norm, place)
 
     def _learn_all(self, packs: Sequence[Prepared], count: Tensor, place: Seat) -> list[Loss]:
-        """The losses of this rank's packs; afterwards the gradients are those of the mean over everyone's count."""
+        """Return the losses of this rank's packs and leave the gradients of the mean loss over all ranks' count."""
         losses: dict[int, Loss] = {}
         in_order = ordered(self.trainer)
-        # the strategy averages gradients over ranks unless they are summed in order; the count is already everyone's
+        # the strategy averages gradients over ranks, unless they are summed in a fixed order; the count is that of all ranks already
         share = (1.0 if in_order else place.averaged) / count
 
         def learn(number: int) -> None:
@@ -231,7 +235,7 @@ class TrainingModule(LightningModule):
         return [losses[number] for number in range(len(packs))]
 
     def _learn(self, pack: Prepared, share: Tensor) -> Loss:
-        """Add the gradients of one pack, and let go of all that was kept for them."""
+        """Add the gradients of one pack, and free its graph."""
         loss = self._run(pack)
         (loss.total * share).backward()
         return replace(loss, total=loss.total.detach())
@@ -241,20 +245,20 @@ class TrainingModule(LightningModule):
         return strategy.run(self.task, pack) if isinstance(strategy, MeshStrategy) else self.task(pack)
 
     def _quiet(self, *, last: bool) -> AbstractContextManager[None]:
-        """No gradient exchange before the last pack of a step."""
+        """A context without gradient exchange, except for the last pack of a step."""
         strategy = self.trainer.strategy
         if last or not ranks.several() or not isinstance(strategy, ParallelStrategy):
             return nullcontext()
         return strategy.block_backward_sync()
 
     def _norms(self) -> tuple[Tensor, Tensor]:
-        """Of all gradients together, and of what this rank holds of each."""
+        """The norm of all gradients together, and the norm of this rank's part of each gradient."""
         found = [value.grad for value in self.trained().values() if value.grad is not None]
         each = clipping.each_norm(found)
         return clipping.total_norm(found, each), each
 
     def _conclude(self, packs: Sequence[Prepared], losses: Sequence[Loss], count: Tensor, norm: Tensor, place: Seat) -> None:
-        """Agree over ranks on the loss, on whether the step is sound and on stopping; then take it or leave it."""
+        """Agree with all ranks on the loss, on whether the step is sound and on stopping; then update the weights or skip the step."""
         numbers, parts = fetched((*[loss.total for loss in losses], norm, count), _added([loss.parts for loss in losses]))
         own_losses, (own_norm, counted) = numbers[:-2], numbers[-2:]
         sound = math.isfinite(sum(own_losses)) and math.isfinite(own_norm)
@@ -267,8 +271,8 @@ class TrainingModule(LightningModule):
         if ranks.several():
             facts = ranks.summed(torch.tensor(facts, dtype=torch.float64, device=self.device)).tolist()
         unsound, total_norm, stop, samples, tokens, flops, *by_pack = facts
-        # of every pack alone, so that its bits do not depend on which rank had it; the count is 1 at least, but where numbers are left out
-        # of a step to see what it costs (`sora.cost.tally`), which answers 0
+        # Losses are summed pack by pack, so that the sum's bits do not depend on which rank had which pack. The count is at least 1, except
+        # when `sora.cost.tally` traces a step without numbers, where it is 0.
         loss = summing.exact(by_pack) / max(counted, 1.0)
         reason = self.guard.judge(loss, finite=unsound == 0)
         taken = not reason
@@ -316,11 +320,11 @@ class TrainingModule(LightningModule):
 
     @property
     def at_its_end(self) -> bool:
-        """Whether too many steps in a row were left out to go on with these weights."""
+        """Whether so many steps in a row were skipped that training cannot go on with these weights."""
         return self.counters.skipped_in_a_row >= self.guard.patience
 
     def refuse_to_go_on(self) -> None:
-        """Raise ValueError once more steps were left out than the guard allows, in a row or altogether."""
+        """Raise ValueError if more steps were skipped than the guard allows, in a row or altogether."""
         counters, guard = self.counters, self.guard
         told = "The samples are listed in events.jsonl; lower optimizer.lr or max_grad_norm, or remove the samples, and resume"
         if self.at_its_end:
@@ -335,7 +339,7 @@ class TrainingModule(LightningModule):
 
 
 def fetched(values: Sequence[Tensor], parts: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[float], dict[str, tuple[Numbers, Numbers]]]:
-    """The numbers of 0-d tensors, and of parts, as Python has them: a device is waited for once."""
+    """Copy 0-d tensors, and the pairs of `parts`, to Python numbers in one transfer, so that the device is waited for once."""
     tensors = [*values, *(value for pair in parts.values() for value in pair)]
     flat = [(value if value.dtype == torch.float32 else value.double()).detach().flatten() for value in tensors]
     numbers = iter(torch.cat(flat).tolist())
@@ -345,7 +349,7 @@ def fetched(values: Sequence[Tensor], parts: Mapping[str, tuple[Tensor, Tensor]]
 
 
 def everyones_suspects(packs: Sequence[Prepared], losses: Sequence[Loss], device: torch.device) -> tuple[list[int], bool]:
-    """The ids of all ranks' samples whose own loss is not finite, and True; all of the step's and False if there are none."""
+    """The ids of all ranks' samples whose own loss is not finite, and True; if there are none, all ids of the step, and False."""
     traced = _unique(ranks.joined(suspects(packs, losses), device))
     if traced:
         return traced, True
@@ -357,12 +361,12 @@ def _sum(values: Sequence[Tensor]) -> Tensor:
 
 
 def _unique(everyone: Sequence[Sequence[int]]) -> list[int]:
-    """Without those of ranks that share a pack."""
+    """All ranks' sample ids, each once: ranks that share a pack list the same ones."""
     return list(dict.fromkeys(sample for each in everyone for sample in each))
 
 
 def suspects(packs: Sequence[Prepared], losses: Sequence[Loss]) -> list[int]:
-    """The samples whose own loss is not finite."""
+    """The ids of this rank's samples whose own loss is not finite."""
     found = []
     for pack, loss in zip(packs, losses, strict=True):
         bad = ~torch.isfinite(loss.by_sample().detach().float())

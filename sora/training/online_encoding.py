@@ -1,4 +1,4 @@
-"""Encoding while training: packs of frames and captions to packs of latent patches and token states, on the device that trains."""
+"""Encoding while training: packs of frames and captions become packs of latent patches and text states, on the training device."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from sora.tokens import Batch, Grid, TextTokens
 from sora.vae.vae import VideoVAE
 
 if TYPE_CHECKING:
-    from sora.data.loading.videos import VideoPack  # a mesh reads no data, and needs nothing of what reads them
+    from sora.data.loading.videos import VideoPack  # imported for types only: a mesh reads no data, and must not import what does
 
 
 @runtime_checkable
 class Encoding(Protocol):
-    """What is asked of a task that may encode while it trains."""
+    """A task whose `encode` may be an `OnlineEncoder`."""
 
     @property
     def encode(self) -> Callable[..., Any] | None: ...
 
 
 class OnlineEncoder:
-    """`(VideoPack, device) -> Batch`. The VAE and the text encoder are frozen and no part of the task, so no checkpoint holds them.
+    """Maps (VideoPack, device) to a `Batch`. The VAE and the text encoder are frozen and not part of the task, so no checkpoint holds them.
 
-    budget, max_clips: of the plan. text_budget: text tokens of a pack (None: as many as there are). batch: clips of one shape that the
-    VAE encodes at once; their number changes results by no more than rounding. shard_vae, shard_text: of several ranks each holds a part
-    of the VAE or of the text encoder instead of all of it, and gathers the rest while it encodes; ranks then encode side by side, as often
-    as the one with the most to do. near: ranks of a node, among which a text encoder is cut (where a node has one: among all). With
-    shard_text it lies on the device that trains, else on the host.
+    budget, max_clips: tokens and clips of a pack, as in the plan. text_budget: text tokens of a pack; None for as many as its captions
+    have. batch: clips of one shape that the VAE encodes at once; it changes results by rounding only. shard_vae, shard_text: cut the
+    weights of the VAE, or of the text encoder, among ranks, and gather them while encoding; every rank then encodes as often as the one
+    with the most clips. With shard_text the text encoder lies on the training device, else on the host. near: ranks per node, among which a
+    text encoder is cut; 1 cuts it among all ranks.
 
-    A rank encodes the packs that it reads and no others; ranks that read the same packs (`among`) share the work.
+    A rank encodes only the packs that it reads; ranks that read the same packs (`among`) share the work.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class OnlineEncoder:
         self._group: ProcessGroup | None = None
 
     def among(self, group: ProcessGroup) -> None:
-        """The ranks of `group` read the same packs: each encodes its part of the clips, and they exchange latents."""
+        """Share the work among the ranks of `group`, which read the same packs: each encodes some clips, and they exchange latents."""
         self._group = group
 
     def __call__(self, clips: VideoPack, device: torch.device) -> Batch:
@@ -88,7 +88,7 @@ class OnlineEncoder:
         return Batch(tokens, self._packed_text(clips, device), conditions, sample_ids=clips.sample_ids, epochs=clips.epochs).to(device)
 
     def _latents(self, clips: VideoPack, device: torch.device) -> list[Float[Tensor, "C _ _ _"]]:
-        """Whitened latents of each clip, in fp32 as the stored ones are made, whatever precision the network trains in."""
+        """The whitened latents of each clip, in fp32 like stored latents, whatever precision the network trains in."""
         frames, shapes = clips.frames, defaultdict(list)
         for number, shape in enumerate(clips.shapes):
             shapes[shape].append(number)
@@ -112,7 +112,7 @@ class OnlineEncoder:
         return self.vae.encode(torch.stack(list(some)).to(device, non_blocking=True)).float()
 
     def _place(self, device: torch.device) -> None:
-        """The VAE on the device, once; in parts, if that was asked for and there are ranks to hold them."""
+        """Move the VAE to the device, at the first call only; with shard_vae, cut its weights among the ranks."""
         if self._spread:
             return
         self.vae.to(device)
@@ -123,7 +123,7 @@ class OnlineEncoder:
         self._spread = True
 
     def _place_text(self, device: torch.device) -> None:
-        """As `_place`; a block of a model at a time is gathered."""
+        """Move the text encoder to the device, at the first call only, and cut its weights so that one block at a time is gathered."""
         if self._text_spread:
             return
         self.text.to(device)
@@ -141,7 +141,7 @@ class OnlineEncoder:
     def _from(
         self, owner: int, encoded: Tensor | None, shape: tuple[int, int, int], count: int, device: torch.device
     ) -> Float[Tensor, "B C _ _ _"]:
-        """What one rank of the group has encoded, on all of it."""
+        """Broadcast the latents that rank `owner` of the group has encoded, and return them on every rank of it."""
         size = (count, self.vae.latent_channels, *self.vae.latent_shape(*shape))
         latents = torch.empty(size, device=device) if encoded is None else encoded.contiguous()
         dist.broadcast(latents, group_src=owner, group=self._group)
@@ -158,7 +158,7 @@ class OnlineEncoder:
         if self._shard_text:
             self._place_text(device)
             missing = _missing(len(said), device)
-        # each caption alone and as float16: what a cache holds of it, so that both ways train on the same numbers
+        # Each caption is encoded alone and rounded to float16, as in a cache, so that both ways train on the same numbers.
         known = {caption: self.text.encode([caption])[0].half().float() for caption in said}
         for _ in range(missing):
             self.text.encode([""])
@@ -166,12 +166,12 @@ class OnlineEncoder:
 
 
 def _missing(calls: int, device: torch.device) -> int:
-    """How much more often another rank encodes: whoever holds a part of what encodes has to be there."""
+    """How many more calls the busiest rank makes: each call gathers weights, so every rank must make as many."""
     return ranks.highest(calls, device) - calls if ranks.several() else 0
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    """The modules of a model's lists, those that are in no other list."""
+    """The modules in a model's outermost module lists."""
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{above}.") for above in found):
@@ -180,6 +180,6 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def share_encoding(task: nn.Module, group: ProcessGroup) -> None:
-    """Have the ranks of `group`, which read the same packs, share the work of encoding them, if the task encodes any."""
+    """Let the ranks of `group`, which read the same packs, share the work of encoding them; does nothing if the task does not encode."""
     if isinstance(task, Encoding) and isinstance(task.encode, OnlineEncoder):
         task.encode.among(group)

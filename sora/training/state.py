@@ -1,4 +1,4 @@
-"""A module's whole state, to and from a `TrainingState`: weights, averages, optimisers by parameter name, counters, random states."""
+"""Copies a training module to and from a `TrainingState`: weights, averages, optimiser states by name, counters, random states."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from sora.training.module import Counters, TrainingModule
 
 
 def capture(module: TrainingModule, facts: Mapping[str, Any]) -> TrainingState:
-    """All that the next step depends on. The tensors are the live ones: write or copy them before training goes on.
+    """Return everything that the next step depends on. The tensors are not copied: write or copy them before training goes on.
 
-    facts: JSON values to keep beside the counters. Every rank must call it.
+    facts: JSON values to store beside the counters. Every rank must call this.
     """
     counters = module.counters
     tensors = {"model": module.task.state_dict(), "optimizer": _optimizer_tensors(module), "rng": _all_random_states()}
@@ -35,7 +35,7 @@ def capture(module: TrainingModule, facts: Mapping[str, Any]) -> TrainingState:
 
 
 def restore(module: TrainingModule, state: TrainingState, *, source: Path) -> None:
-    """Put a captured state back, apart from the random states.
+    """Restore a captured state, except for the random states.
 
     Raises:
         ValueError: the checkpoint is of another model or optimiser; the message names `source` and the first tensor that does not fit.
@@ -48,7 +48,7 @@ def restore(module: TrainingModule, state: TrainingState, *, source: Path) -> No
 
 
 def restore_finished(module: TrainingModule, state: TrainingState, *, source: Path) -> None:
-    """Put back the weights and averages of a run that has no steps left, without optimisers or a Trainer."""
+    """Restore the weights and averages of a run that has no steps left; neither optimisers nor a Trainer are needed."""
     module.begin()
     _fill(module.task.state_dict(), state.tensors["model"], source=source / "model.safetensors")
     _fill_averages(module, state, source=source)
@@ -56,18 +56,18 @@ def restore_finished(module: TrainingModule, state: TrainingState, *, source: Pa
 
 
 def restore_random(state: TrainingState, *, rank: int) -> bool:
-    """Put back this rank's random states; False if the run had fewer ranks, and a new stream has to be seeded."""
+    """Restore this rank's random states; return False if the run had fewer ranks, so that the caller must seed a new stream."""
     prefix, saved = f"{rank}.", state.tensors["rng"]
-    mine = {name.removeprefix(prefix): saved[name] for name in saved if name.startswith(prefix)}  # the other ranks' are not read
+    mine = {name.removeprefix(prefix): saved[name] for name in saved if name.startswith(prefix)}  # other ranks' states are not read
     if mine:
         rng.restore(mine)
     return bool(mine)
 
 
 def weights(source: Path, *, part: str, averaged: bool = True) -> dict[str, Tensor]:
-    """The tensors of one part of a checkpoint ("dit", "text", "vae"), averaged ones where there are any, ready for `load_state_dict`.
+    """The tensors of one part of a checkpoint ("dit", "text" or "vae") for `load_state_dict`; averaged ones if there are any.
 
-    source: a checkpoint folder, or a run folder, whose newest whole checkpoint is taken.
+    source: a checkpoint folder, or a run folder, of which the newest whole checkpoint is taken.
 
     Raises:
         ValueError: there is no whole checkpoint, or it has no such part.
@@ -125,7 +125,7 @@ def _fill_optimizers(module: TrainingModule, saved: Mapping[str, Tensor], *, sou
 
 
 def refuse_other(task: nn.Module, state: TrainingState, *, source: Path) -> None:
-    """Raise ValueError, naming the first tensor that does not fit, if a checkpoint is of another model than `task`."""
+    """Raise ValueError, naming the first tensor that does not fit, if the checkpoint is of another model than `task`."""
     _compare(task.state_dict(), state.tensors["model"], source=source / "model.safetensors")
 
 
@@ -142,7 +142,7 @@ def _compare(target: Mapping[str, Tensor], saved: Mapping[str, Tensor], *, sourc
 
 
 def _facts(saved: Mapping[str, Tensor], name: str) -> tuple[tuple[int, ...], torch.dtype]:
-    """The shape and type of a saved tensor, which is not read for that."""
+    """The shape and dtype of a saved tensor, without reading its numbers."""
     if isinstance(saved, Stored):
         return saved.shape(name), saved.dtype(name)
     return tuple(saved[name].shape), saved[name].dtype
@@ -156,7 +156,7 @@ def _fill(target: Mapping[str, Tensor], saved: Mapping[str, Tensor], *, source: 
 
 
 def _like(saved: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
-    """A saved tensor where `like` lives, sharded as it is; of a checkpoint's files only this rank's box is read."""
+    """A saved tensor on the device of `like`, sharded in the same way; only this rank's box is read from the checkpoint's files."""
     if not isinstance(like, DTensor):
         return saved[name].to(like.device)
     shape, offset = place(like)
@@ -167,7 +167,7 @@ def _like(saved: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
 
 
 def _sound(value: Tensor, named: str) -> Tensor:
-    """The tensor, of which this rank's part is finite; ValueError otherwise."""
+    """Return the tensor, or raise ValueError if this rank's part of it is not finite."""
     if not finite(value.to_local() if isinstance(value, DTensor) else value):
         raise ValueError(f"{named} holds numbers that are not finite; use another checkpoint")
     return value
@@ -178,7 +178,7 @@ def _span(begin: int, length: int) -> slice:
 
 
 def _all_random_states() -> dict[str, Tensor]:
-    """Every rank's states, named by rank. They are gathered as bytes, all ranks' being equally long."""
+    """Every rank's random states, named by rank. They are gathered as bytes, because those of all ranks are equally long."""
     states = rng.capture()
     if not ranks.several():
         return {f"0.{name}": value for name, value in states.items()}

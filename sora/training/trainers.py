@@ -1,4 +1,4 @@
-"""Lightning's Trainer as the bare loop, for each kind of machine. What remembers, watches and records is ours and switched off there."""
+"""Lightning's Trainer as a bare loop, for each kind of machine. Its own checkpointing, logging and progress bars are switched off."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from sora.system.started import started
 from sora.training.launching import environment
 from sora.training.online_encoding import share_encoding
 
-PATIENCE = timedelta(minutes=30)  # of a collective; the watchdog comes first
+PATIENCE = timedelta(minutes=30)  # timeout of a collective; the watchdog acts earlier
 SPREADERS = Spreaders(context=spread_context, tensor=spread_tensor, encoding=share_encoding, cut=beside)
-PRECISIONS = ("32-true", "bf16-mixed")  # weights in bf16 alone lose small updates, and the average lives on those
+PRECISIONS = ("32-true", "bf16-mixed")  # no bf16 weights: they would lose small updates, which the weight average needs
 
 
 def auto_trainer(
@@ -38,7 +38,8 @@ def auto_trainer(
     deterministic: bool | None,
     callbacks: Sequence[Callback],
 ) -> Trainer:
-    """One process on one device, or, where a launcher started several, whole copies on all of them (ddp); null: what is there."""
+    """A trainer for the devices at hand: one process on one device, or, if a launcher started several, data parallelism over all (ddp).
+    None chooses by what is there."""
     here, made = started(), numerics(accelerator)
     shared: dict[str, Any] = {
         "accelerator": accelerator or present(),
@@ -54,7 +55,7 @@ def auto_trainer(
 
 
 def single_trainer(*, accelerator: str, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]) -> Trainer:
-    """One process on one CPU or one GPU."""
+    """A trainer of one process on one CPU or one GPU."""
     return _trainer(
         "auto",
         accelerator=accelerator,
@@ -82,9 +83,9 @@ def mesh_trainer(
     deterministic: bool,
     callbacks: Sequence[Callback],
 ) -> Trainer:
-    """Several processes, laid out as `sora.parallel.mesh` says; replicate or shard null: what the other axes leave.
+    """A trainer of several processes, laid out as `sora.parallel.mesh` says; replicate or shard None is the size that the other axes leave.
 
-    devices, of each node, or nodes null: as many as a launcher started; without one, all GPUs of this machine.
+    devices (per node) or nodes None: as many as a launcher started; without a launcher, all GPUs of this machine.
 
     Raises:
         ValueError: the mesh does not use every device.
@@ -145,19 +146,19 @@ def _trainer(
         )
     for noisy in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Lightning's own use of a function that torch has renamed; nothing that whoever trains could mend.
+    # Lightning itself calls a function that torch has renamed; a user can do nothing about it.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning)
     warnings.filterwarnings("ignore", message="The `srun` command is available", category=UserWarning)
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)  # older torch has no other name
-    # Words that a block only reads leave it as they came, through FSDP as a view of themselves. What it warns of, an operation in place on
-    # them that loses the hook which gathers the block's weights for the backward, nobody does, and the tokens have that hook too.
+    # A block returns unchanged text tokens through FSDP as a view. FSDP warns that an in-place operation on the view would lose the hook
+    # that gathers the block's weights for the backward. Nothing writes to it in place, and the tokens have that hook too.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor", category=UserWarning)
     if threads > 0:
         torch.set_num_threads(threads)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts, and is not deterministic without
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; without it cuBLAS is not deterministic
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # it would write every new tensor twice
+        torch.utils.deterministic.fill_uninitialized_memory = False  # True would write every new tensor twice
     return Trainer(
         accelerator=accelerator,
         strategy=strategy,
@@ -166,7 +167,7 @@ def _trainer(
         precision=precision,  # pyright: ignore[reportArgumentType]
         plugins=[environment()],
         callbacks=list(callbacks),
-        max_epochs=1,  # our loader is the whole run: its steps from the first that is still to be made
+        max_epochs=1,  # one epoch is the whole run: our loader yields the steps that are still to be made
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -181,7 +182,7 @@ def _trainer(
 
 
 class Unprofiled(PassThroughProfiler):
-    """Lightning's default measures nothing either, but makes a generator for each of some twenty hooks a step."""
+    """A profiler without hooks: Lightning's default measures nothing either, but makes a generator for each of some twenty hooks a step."""
 
     _nothing = nullcontext()
 

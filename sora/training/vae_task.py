@@ -1,4 +1,4 @@
-"""Training a VAE: frames in, the objective's terms out."""
+"""Training a VAE: frames in, the terms of the objective out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sora.vae.vae import VideoVAE
 
 @runtime_checkable
 class Frames(Protocol):
-    """A batch of crops of one shape, as loading gives it."""
+    """A batch of crops of one shape, as the loader gives it."""
 
     @property
     def frames(self) -> UInt8[Tensor, "B T H W 3"]: ...
@@ -29,14 +29,14 @@ class Frames(Protocol):
 
 @runtime_checkable
 class VAEObjective(Protocol):
-    """The VAE's terms by name, with their weighted sum as "total"; each is a mean over the batch."""
+    """Returns the VAE's loss terms by name, with their weighted sum as "total"; each is a mean over the batch."""
 
     def __call__(self, vae: VideoVAE, frames: Tensor, noise: Tensor) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
 class PreparedFrames:
-    """Frames and the posterior's noise, on the device."""
+    """Frames and the noise of the posterior, on the device."""
 
     frames: UInt8[Tensor, "B T H W 3"]
     noise: Float[Tensor, "B C t h w"]
@@ -57,9 +57,9 @@ class PreparedFrames:
 
 
 class VaeTask(nn.Module):
-    """A VAE, its objective, and the posterior's noise, which follows from (seed, epoch, sample id). Its tokens are latent positions."""
+    """A VAE with its objective. The noise of the posterior is a pure function of (seed, epoch, sample id); a token is a latent position."""
 
-    ahead: ClassVar[None] = None  # of `DiffusionTask`: the noise of latents, some two hundredth of their pixels, is drawn in no time
+    ahead: ClassVar[None] = None  # see `DiffusionTask.ahead`: latents have about 1/200 of the numbers of pixels, so drawing is fast
 
     def __init__(self, *, vae: VideoVAE, objective: VAEObjective, seed: int) -> None:
         super().__init__()

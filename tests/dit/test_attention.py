@@ -286,9 +286,9 @@ def test_heads_that_flash_attention_does_not_take_are_refused_by_their_keys(back
 def test_a_backend_that_cannot_run_here_says_why(backend):
     q, k, v = inputs((3,), (3,))
     segments = (Segments.of((3,)),) * 2
-    with pytest.raises(ValueError, match=r"CUDA.*dit\.attention=sora\.dit\.fastest_attention"):
+    with pytest.raises(ValueError, match=r"CUDA.*dit\.attention\._target_=sora\.dit\.fastest_attention"):
         backend(q, k, v, *segments)
-    with pytest.raises(ValueError, match=r"no masks.*dit\.attention=sora\.dit\.fastest_attention"):
+    with pytest.raises(ValueError, match=r"no masks.*dit\.attention\._target_=sora\.dit\.fastest_attention"):
         backend(q, k, v, *segments, Mask(layout((Grid(1, 1, 3),), padding=0), (0, 0, 0), False))
 
 

@@ -144,7 +144,9 @@ PATTERNS = {
 @pytest.mark.parametrize("block", JOINT)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_blocks_of_patches_and_words_refuse_patterns_of_patches_alone(block, pattern):
-    with pytest.raises(ValueError, match=rf"dit\.block=.*takes dit\.pattern=sora\.dit\.full_attention only, not {pattern}"):
+    with pytest.raises(
+        ValueError, match=rf"dit\.block\._target_=.*takes dit\.pattern\._target_=sora\.dit\.full_attention only, not {pattern}"
+    ):
         network(block=BLOCKS[block], pattern=PATTERNS[pattern])
     network(block=BLOCKS[block], pattern=partial(full_attention))
 

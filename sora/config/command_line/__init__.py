@@ -1,1 +1,1 @@
-"""Command lines: how a value is written, what follows, what help says, and sweeps over several values."""
+"""The syntax of command lines: values, suggested next commands, help pages, and sweeps over several values."""

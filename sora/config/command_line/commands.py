@@ -1,4 +1,4 @@
-"""Command lines that a message can name: what a user may copy into a shell, whatever the paths are called."""
+"""Commands for messages: a user can copy them into a shell, whatever characters the paths contain."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sora.config.check import flatten
 from sora.config.command_line.grammar import quoted, typed
 from sora.config.own import KEY, in_use, words_for
 
-BUILDING = ("encode", "evaluate", "export", "plan", "sample", "train")  # verbs that make what a configuration names
-_PLAIN = re.compile(r"[^\s,'\"()\[\]{}\\][^,'\"()\[\]{}\\]*(?<!\s)")  # an element of a list that needs no quotes of its own
+BUILDING = ("encode", "evaluate", "export", "plan", "sample", "train")  # verbs that build the objects of a configuration
+_PLAIN = re.compile(r"[^\s,'\"()\[\]{}\\][^,'\"()\[\]{}\\]*(?<!\s)")  # a list's element that needs no quotes
 
 
 def command(verb: str, *words: str | Path, **values: Any) -> str:
-    """`sora VERB WORDS… KEY=VALUE…` as one types it into a shell.
+    """`sora VERB WORDS… KEY=VALUE…` as typed into a shell.
 
-    words: whole words, such as `experiment=laptop`, and paths that stand without a key. values: keys and what they are set to (a text, a
-    path, a number or a list of them); a dot in a key is written as two underscores. Where no `own` is among them, the own modules that
-    this command has imported are named for a verb that may build what they define.
+    words: whole words, such as `experiment=laptop`, and paths without a key. values: keys and their values (text, a path, a number or a
+    list of these); a dot in a key is written as two underscores. For verbs that may build them, `own=` names the own modules that this
+    command has imported, unless `own` is given.
     """
     if verb in BUILDING and KEY not in values and (names := in_use()):
         values[KEY] = words_for(names)
@@ -33,21 +33,21 @@ def command(verb: str, *words: str | Path, **values: Any) -> str:
 
 
 def spelled(value: Any) -> str:
-    """A value as the command line reads it: a list between brackets, with its elements in quotes where they need them."""
+    """A value as the command line reads it: a list in brackets, its elements in quotes where needed."""
     if isinstance(value, list | tuple):
         return f"[{','.join(_element(item) for item in value)}]"
     return typed(str(value)) if isinstance(value, str | Path) else "null" if value is None else str(value)
 
 
 def _here(value: Any) -> Any:
-    """A name that begins with `~` as one of this folder: `~` alone is the home folder."""
+    """A name in this folder that begins with `~`, written so that it is not read as the home folder."""
     if isinstance(value, list | tuple):
         return [_here(item) for item in value]
     return f"./{value}" if isinstance(value, str | Path) and str(value).startswith("~") else value
 
 
 def _bare(path: Path) -> str:
-    """A path that stands without a key, so that nothing of its name is read as an option or a key."""
+    """A path without a key, written so that no part of its name is read as an option or a key."""
     word = str(path)
     return f"./{word}" if not path.is_absolute() and (word[:1] in ("~", "-") or "=" in word.partition("/")[0]) else word
 
@@ -59,8 +59,8 @@ def _element(value: Any) -> str:
 
 
 def _shell(word: str) -> str:
-    """The word, in quotes only where a shell would change it. Brackets are left as people type them, but for a user of zsh, which takes
-    them for a pattern of files and refuses the line."""
+    """The word, in quotes only if a shell would change it. Brackets stay as typed, except in zsh, which reads them as a file pattern and
+    refuses the line."""
     plain = r"[\w@%+=:,./-]+" if os.environ.get("SHELL", "").endswith("zsh") else r"[\w@%+=:,./\[\]-]+"
     return word if re.fullmatch(plain, word, re.ASCII) else shlex.quote(word)
 
@@ -68,7 +68,7 @@ def _shell(word: str) -> str:
 def option_words(group: str, node: DictConfig | dict[str, Any], options: Mapping[str, Path]) -> tuple[str, ...]:
     """The words that choose a group's option and set what differs from its file: `text=minilm text.max_tokens=64`.
 
-    node: the group's part of a configuration. options: the group's files by name. () when no file names the same `_target_`.
+    node: the group's part of a configuration. options: the group's files by name. Returns () if no file has the same `_target_`.
     """
     wanted = flatten(node)
     best: tuple[str, ...] | None = None

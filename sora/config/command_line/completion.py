@@ -38,7 +38,7 @@ DASHED = ("--help", "--config-dir", "--allow", "--cfg", "--multirun")
 
 
 def main(words: Sequence[str]) -> int:
-    """Print a shell's script, or (`words LINE`) the words that may stand at the end of a command line."""
+    """Print a shell's completion script, or (`words LINE`) the candidates for the end of a command line."""
     if len(words) == 2 and words[0] == "words":
         print("\n".join(candidates(words[1])))
         return 0
@@ -49,7 +49,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def candidates(line: str) -> list[str]:
-    """What the last word of a half-typed command line may become, whole words (`dit=s_2`, `seed=`)."""
+    """The candidates for the last word of an incomplete command line, as whole words (`dit=s_2`, `seed=`)."""
     from sora.config.command_line.verbs import verbs
 
     typed = line.split(" ")[1:]
@@ -67,7 +67,8 @@ def candidates(line: str) -> list[str]:
 
 
 def _settings(verb: str, before: Sequence[str], last: str) -> list[str]:
-    """Groups with their options, and keys, of a verb as chosen so far; keys below a dot only once the part before it is typed."""
+    """Groups with their options, and keys, of a verb with the options chosen so far. Keys below a dot appear once the part before it is
+    typed."""
     from sora.config import own
     from sora.config.command_line.flags import parse
     from sora.config.compose import compose, config_dir, groups

@@ -1,4 +1,4 @@
-"""The dashed options of a command line and its own modules, apart from its overrides."""
+"""The dashed options of a command line and its own modules, separate from its overrides."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sora.config.words import listed, meant
 from sora.gate import credentials, trust
 from sora.system.own_modules import named
 
-CONFIG_DIR = "SORA_CONFIG_DIR"  # the environment's name for folders of options that every command takes, one a line
+CONFIG_DIR = "SORA_CONFIG_DIR"  # environment variable: folders of options for every command, one a line
 
 
 @dataclass
 class Flags:
-    """The dashed options of a command line, and the modules of `own=`; everything else on it is KEY=VALUE."""
+    """The dashed options of a command line, and the modules of `own=`; all other words are KEY=VALUE."""
 
     overrides: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Flags:
     show: bool = False
 
     def again(self) -> list[str]:
-        """The dashed options and own modules that another process needs for the same overrides."""
+        """The dashed options and own modules with which another process can compose the same overrides."""
         from sora.config.command_line.commands import spelled
 
         folders = [f"--config-dir={folder.resolve()}" for folder in self.folders]
@@ -79,7 +79,7 @@ def parse(words: Sequence[str]) -> Flags:
 
 @contextmanager
 def passed_on(folders: Sequence[Path]) -> Iterator[None]:
-    """Commands that this process starts take options from these folders, too."""
+    """A context in which commands that this process starts take options from these folders, too."""
     before = os.environ.get(CONFIG_DIR)
     if folders:
         os.environ[CONFIG_DIR] = "\n".join(str(folder.resolve()) for folder in folders)
@@ -90,7 +90,7 @@ def passed_on(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def usual_folders() -> list[Path]:
-    """The folders of options that the environment names. Raises ValueError for one that is none."""
+    """The folders of options in the environment variable. Raises ValueError for a path that is no folder."""
     folders = [Path(line.strip()).expanduser() for line in os.environ.get(CONFIG_DIR, "").splitlines() if line.strip()]
     for folder in folders:
         if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""The command that follows a finished one, for the last line that a command prints: from a folder of videos to samples without a manual."""
+"""The suggested next command in the last line that a command prints: it leads from a folder of videos to samples without a manual."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from sora.system.files import called
 if TYPE_CHECKING:
     from sora.data.index.index import Index
 
-CROPS = Geometry((4, 8, 8))  # what every vae of conf/vae takes
-SMALL = "laptop"  # the experiments for small clips and a CPU; without them the defaults, which are for GPUs
+CROPS = Geometry((4, 8, 8))  # the stride of every VAE in conf/vae
+SMALL = "laptop"  # the experiments for small clips on a CPU; the defaults are for GPUs
 
 
 def after_prepare(folder: Path, index: Index) -> str:
-    """Training a VAE: with those of the default crops that clips are as large as, else with those for small clips, or smaller ones."""
+    """The command that trains a VAE: with the default crops if clips are that large, else with the crops for small clips, or smaller
+    ones."""
     given: dict[str, Any] = {"data__folders": [folder], "output": outputs_beside(folder) / f"{called(folder)}_vae"}
     small = f"experiment={SMALL}_vae"
     for kind, shapes in (("task=vae", _option("plan", "crops").shapes), (small, _option("plan", f"{SMALL}_vae").shapes)):
@@ -35,14 +36,14 @@ def after_prepare(folder: Path, index: Index) -> str:
 
 
 def outputs_beside(dataset: Path) -> Path:
-    """Where what is made of a dataset goes: outputs/ of this folder, or, for who stands in the dataset itself, beside that."""
+    """The folder for results of a dataset: outputs/ in the working directory, or beside the dataset if that is the working directory."""
     there = os.path.realpath(dataset)
     inside = Path(os.path.realpath(".")).is_relative_to(there)
     return Path(os.path.relpath(Path(there).parent / "outputs")) if inside else Path("outputs")
 
 
 def _crops_within(index: Index, shape: Sequence[int]) -> list[list[int]]:
-    """The crop of at most this shape that half of the clips hold, by its pixels, and one frame of it; none for clips of a few pixels."""
+    """The crop within this shape that half of the clips contain, by its pixels, and one frame of it; none for clips of a few pixels."""
     sizes = zip((index.frames, index.heights, index.widths), shape, strict=True)
     frames, heights, widths = CROPS.largest(*(np.minimum(of_clips, most) for of_clips, most in sizes))
     rows = np.flatnonzero((heights > 0) & (widths > 0))
@@ -54,17 +55,17 @@ def _crops_within(index: Index, shape: Sequence[int]) -> list[list[int]]:
 
 
 def _some_fit(index: Index, frames: int, height: int, width: int) -> bool:
-    """Whether a clip is as large as a crop."""
+    """Whether a clip is at least as large as a crop."""
     return bool(((index.frames >= frames) & (index.heights >= height) & (index.widths >= width)).any())
 
 
 def after_vae(run: Path, folders: Sequence[str]) -> str:
-    """Encoding the first of the datasets that the VAE was trained on."""
+    """The command that encodes the first of the datasets that the VAE was trained on."""
     return command("encode", vae=run, data=folders[0])
 
 
 def after_encode(vae: Path, folder: Path, *, shapes: Any, text: DictConfig) -> str:
-    """Training a network on latents of these shapes (clips, 3), with the text encoder of the captions."""
+    """The command that trains a network on latents of these shapes (clips, 3), with the text encoder of the captions."""
     small = _option("plan", SMALL).budget
     patch = _option("patches", _default("diffusion", "patches")).size
     fits = int((np.asarray(shapes) // list(patch)).prod(axis=1).max(initial=0)) <= small
@@ -74,12 +75,12 @@ def after_encode(vae: Path, folder: Path, *, shapes: Any, text: DictConfig) -> s
 
 
 def after_diffusion(run: Path, **given: Any) -> str:
-    """Sampling from a run. given: more keys with their values, such as the own modules that it needs."""
+    """The command that samples from a run. given: more keys with their values, such as own modules that it needs."""
     return command("sample", "prompt=what your captions describe", checkpoint=run, **given)
 
 
 def after_samples(folder: Path, run: Path) -> str:
-    """The page that shows them: the run's, if they lie in it, else their own."""
+    """The command for the page that shows the samples: the run's page if they lie in the run, else their own."""
     return command("report", run if folder.absolute().is_relative_to(run.absolute() / "samples") else folder)
 
 
@@ -88,6 +89,6 @@ def _option(group: str, name: str) -> Any:
 
 
 def _default(task: str, group: str) -> str:
-    """The option of a group that a task chooses."""
+    """The option of a group that a task chooses by default."""
     chosen = [item for item in _option("task", task).defaults if isinstance(item, DictConfig)]
     return next(str(option) for item in chosen for key, option in item.items() if str(key).lstrip("/") == group)

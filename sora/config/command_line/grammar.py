@@ -1,8 +1,8 @@
-"""How a value is written on a command line: text as it stands, `[lists]`, `{key: mappings}`, and quotes around what would mean something.
+"""The syntax of values on a command line: plain text, `[lists]`, `{key: mappings}`, and quotes around special characters.
 
-A text is taken letter by letter to the end of the word. In a list, elements stand between commas, without the spaces around them; one that
-begins with a bracket or a quote is a list, a mapping or a quoted text itself, and brackets inside an element belong to it if they close.
-In quotes, of either kind, every letter stands for itself; `\\'`, `\\"` and `\\\\` are a quote and a backslash.
+A text goes to the end of the word, character by character. Elements of a list are separated by commas, without surrounding spaces. An
+element that begins with a bracket or a quote is a list, a mapping or a quoted text; closed brackets inside an element are part of it. In
+quotes of either kind every character is literal, except that `\\'`, `\\"` and `\\\\` are a quote and a backslash.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ QUOTES = ("'", '"')
 
 @dataclass(frozen=True)
 class Word:
-    """One KEY=VALUE or GROUP=OPTION of a command line, its value as it was typed."""
+    """One KEY=VALUE or GROUP=OPTION of a command line, with the value as typed."""
 
     key: str
     value: str
@@ -27,12 +27,12 @@ class Word:
 
     @property
     def option(self) -> str:
-        """For Hydra, whose grammar would read a name that looks like a number as one."""
+        """The word for Hydra, in quotes, because Hydra would read an option that looks like a number as one."""
         return f"{self.key}={'null' if self.value == 'null' else for_hydra(self.value)}"
 
 
 def parse(argument: str) -> Word:
-    """One word of a command line. Raises ValueError for one that is no KEY=VALUE."""
+    """Parse one word of a command line. Raises ValueError for one that is no KEY=VALUE."""
     key, equals, value = argument.partition("=")
     if key.startswith("~"):
         raise ValueError(f"{argument}: a key cannot be taken away; set it to null, or choose another option of its group")
@@ -42,23 +42,23 @@ def parse(argument: str) -> Word:
 
 
 def for_hydra(value: str) -> str:
-    """A value in quotes of Hydra's grammar, which takes backslashes literally except before a quote."""
+    """A value in quotes of Hydra's grammar, in which a backslash is literal except before a quote."""
     body = value.replace("'", "\\'")
     return f"'{body}\\'" if body.endswith("\\") else f"'{body}'"
 
 
 class Leaf(NamedTuple):
-    """One text, and whether it stood in quotes: in these, null and 3 are words."""
+    """A text, and whether it was in quotes, where null and 3 are words."""
 
     text: str
     quoted: bool = False
 
 
-Tree = Leaf | list[Any] | dict[str, Any]  # of trees
+Tree = Leaf | list[Any] | dict[str, Any]  # list and dict hold trees
 
 
 def word(text: str) -> Leaf:
-    """A whole value as one text: without its quotes where it is one text in quotes, else as it stands."""
+    """A whole value as one text, without its quotes if it is a single quoted text."""
     if text[:1] in ("'", '"'):
         reader = _Reader(text)
         inner = reader.quoted()
@@ -68,10 +68,10 @@ def word(text: str) -> Leaf:
 
 
 def tree(text: str) -> Tree:
-    """A whole value as lists and mappings of texts, or one text.
+    """A whole value as nested lists and mappings of texts, or one text.
 
     Raises:
-        ValueError: a bracket or a quote that nothing closes, an empty element, or something behind the end.
+        ValueError: a bracket or quote is not closed, an element is empty, or something follows the end.
     """
     if text.strip()[:1] not in ("[", "{"):
         return word(text)
@@ -83,13 +83,13 @@ def tree(text: str) -> Tree:
 
 
 def bracketed(text: str) -> bool:
-    """Whether a value begins and ends as a list or a mapping does."""
+    """Whether a value begins and ends like a list or a mapping."""
     stripped = text.strip()
     return stripped[:1] in ("[", "{") and stripped.endswith(CLOSING[stripped[:1]])
 
 
 def cut(text: str) -> list[str]:
-    """A text cut at the commas that stand outside quotes and brackets: the values of a sweep, as they were typed, without spaces around."""
+    """Split a text at the commas outside quotes and brackets: the values of a sweep, as typed, without surrounding spaces."""
     reader, parts, begin = _Reader(text), [], 0
     while True:
         if not (reader.peek() in QUOTES and reader.quoted() is not None and reader.peek() in ("", ",")):
@@ -102,17 +102,17 @@ def cut(text: str) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """A text in quotes, which stands for itself wherever a value or an element may."""
+    """A text in quotes, which is read as itself as a value or an element."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def typed(text: str) -> str:
-    """A text as one would type it as a whole value: in quotes only where it is not read as itself."""
+    """A text as typed as a whole value: in quotes only if it would not be read as itself."""
     return quoted(text) if word(text).quoted or bracketed(text) or text == "null" else text
 
 
 class _Reader:
-    """A text, and how far it has been read."""
+    """A text and the position up to which it has been read."""
 
     def __init__(self, text: str, at: int = 0) -> None:
         self.text, self.at = text, at
@@ -121,13 +121,13 @@ class _Reader:
         return self.text[self.at :]
 
     def peek(self) -> str:
-        """The next letter that is no space; "" at the end."""
+        """The next character that is no space; "" at the end."""
         while self.at < len(self.text) and self.text[self.at].isspace():
             self.at += 1
         return self.text[self.at : self.at + 1]
 
     def element(self, ends: str) -> Tree:
-        """One list, mapping or text, up to a letter of `ends`, which is not read."""
+        """Read a list, mapping or text, up to but without a character of `ends`."""
         begin, first = self.at, self.peek()
         if first == "[":
             found: Tree = self.list()
@@ -165,7 +165,7 @@ class _Reader:
         return found
 
     def until(self, closing: str) -> Iterator[None]:
-        """Once for each element of the brackets that open here; afterwards they are read."""
+        """Yield once for each element of the brackets that open here; at the end the brackets have been read."""
         begin, self.at = self.at, self.at + 1
         if self.peek() != closing:
             yield
@@ -177,7 +177,7 @@ class _Reader:
         self.at += 1
 
     def quoted(self) -> str | None:
-        """The text in the quotes that open here; None, and nothing is read, if they never close."""
+        """Read the quoted text that begins here; if the quotes never close, read nothing and return None."""
         letters, at, quote = [], self.at + 1, self.text[self.at]
         while at < len(self.text) and self.text[at] != quote:
             if self.text[at] == "\\" and self.text[at + 1 : at + 2] in ("'", '"', "\\"):
@@ -190,7 +190,7 @@ class _Reader:
         return "".join(letters)
 
     def plain(self, ends: str) -> str:
-        """The text up to a letter of `ends` that stands outside brackets, or to the end."""
+        """Read the text up to a character of `ends` outside brackets, or to the end."""
         begin, opened = self.at, list[str]()
         while self.at < len(self.text):
             letter = self.text[self.at]

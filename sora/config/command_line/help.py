@@ -35,7 +35,7 @@ VALUES = """\
 
 
 def page(verb: Verb, composed: Composed, folders: Sequence[Path] = (), *, colour: bool = False) -> str:
-    """The help page of a verb, for the choices that `composed` holds."""
+    """The help page of a verb, for the choices in `composed`."""
     available = groups([config_dir(), *folders])
     width = max(70, min(shutil.get_terminal_size((100, 30)).columns, 140))
 
@@ -69,7 +69,7 @@ def _groups(chosen: dict[str, str | None], available: dict[str, dict[str, Path]]
 
 
 def _own(width: int) -> list[str]:
-    """The public classes and functions of the user's own modules, with what they take and say of themselves."""
+    """The public classes and functions of the user's own modules, with their parameters and the first line of their docstrings."""
     lines = []
     for module in named():
         for name, nodes in definitions(module).items():
@@ -100,7 +100,7 @@ def _keys(keys: dict[str, Any], notes: dict[str, str], width: int) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """A value as one would type it."""
+    """A value as typed."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Keys of a command line that nothing of what it asks for reads: refused, so that nobody believes that they did something."""
+"""Refuses keys on a command line that have no effect there, so that nobody believes they do."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def refuse_idle(config: Mapping[str, Any], said: Collection[str], idle: Collection[str], *, why: str) -> None:
-    """Raise ValueError for a key that the command line names (`said`) and that stands in `idle`, by its first name or whole.
+    """Raise ValueError for a key on the command line (`said`) that is in `idle`, by its first part or whole.
 
-    why: where such a key has no effect, as in "without cluster=".
+    why: the situation without effect, as in "without cluster=".
     """
     from omegaconf import OmegaConf
 

@@ -1,4 +1,4 @@
-"""The comments behind the keys of YAML files: what `--help` tells of each key."""
+"""The comments after the keys of YAML files, which `--help` shows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KEY = re.compile(r"^(\s*)([A-Za-z_]\w*):(.*)$")
 
 
 def comments(files: Sequence[Path], chosen: Mapping[str, str | None]) -> dict[str, str]:
-    """The comment behind each key of YAML files, by dotted key as it is composed; later files win."""
+    """The comment after each key of YAML files, by dotted key of the composition; later files win."""
     found: dict[str, str] = {}
     for path in files:
         text = path.read_text(encoding="utf-8")

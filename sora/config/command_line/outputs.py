@@ -1,4 +1,4 @@
-"""What a command would write must be neither what it reads nor a second thing that it writes."""
+"""Checks that a command does not write to a path that it reads, nor write two things to one path."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from sora.config.check import flatten
 from sora.config.kinds import Kinds, ValueKind
 
-GOES_ON = "resume"  # names the run that is written on purpose
-SHARED = ("output", "cache", "statistics")  # a sweep gives each run an output of its own; the others are written once and read by all
+GOES_ON = "resume"  # names the run that a command writes to on purpose
+SHARED = ("output", "cache", "statistics")  # each run of a sweep gets its own output; the others are written once and shared
 
 
 def refuse_one_place(tree: Mapping[str, Any], kinds: Kinds) -> None:
-    """Raise ValueError where a path that is written (marked `<out>` in the YAML) is that of another key, however the two are spelt."""
+    """Raise ValueError if a path that is written (marked `<out>` in the YAML) is also that of another key, in any spelling."""
     paths = list(_paths(tree, kinds))
     for number, (key, path, written) in enumerate(paths):
         for other, same, also in paths[:number]:
@@ -24,7 +24,7 @@ def refuse_one_place(tree: Mapping[str, Any], kinds: Kinds) -> None:
 
 
 def refuse_shared(written: Sequence[Mapping[str, str]]) -> None:
-    """Raise ValueError where several runs of a sweep would write one file or folder."""
+    """Raise ValueError if several runs of a sweep would write to one file or folder."""
     seen: set[tuple[str, str]] = set()
     for one in written:
         for key, path in one.items():
@@ -35,12 +35,12 @@ def refuse_shared(written: Sequence[Mapping[str, str]]) -> None:
 
 
 def written(tree: Mapping[str, Any], kinds: Kinds) -> dict[str, str]:
-    """The paths that a command writes, by key, as far as they are said."""
+    """The paths that a command writes, by key; only those that are set."""
     return {key: path for key, path, out in _paths(tree, kinds) if out}
 
 
 def _paths(tree: Mapping[str, Any], kinds: Kinds) -> Iterator[tuple[str, str, bool]]:
-    """Each path that is said, its key, and whether it is written."""
+    """Each path that is set, its key, and whether it is written."""
     for key, value in flatten(dict(tree)).items():
         kind = kinds.of(key)
         for item in value if isinstance(value, list) else [value]:

@@ -1,6 +1,6 @@
-"""`-m`: the runs that a command line with several values asks for, and the folder that each of them leaves.
+"""`-m`: the runs of a command line with several values, and the folder of each.
 
-FOLDER/.sweep.json      the words that tell the runs below FOLDER apart, by the name of each one's folder
+FOLDER/.sweep.json      the words in which the runs below FOLDER differ, by the name of each run's folder
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 RECORD = ".sweep.json"
-PATTERNED = "checkpoint"  # the key whose several values may be said by a pattern, as in checkpoint=outputs/density/*
-PATIENCE = 60.0  # seconds that a sweep waits for another to write its own words, which takes a moment
+PATTERNED = "checkpoint"  # its values may be given by a pattern, as in checkpoint=outputs/density/*
+PATIENCE = 60.0  # seconds to wait while another sweep writes its words
 FUNCTIONS = ("range(", "interval(", "glob(", "sort(", "shuffle(")  # of Hydra's grammar
-LONGEST = 200  # bytes of a folder's name: file systems take 255, and what is written beside it adds some
+LONGEST = 200  # bytes of a folder's name; file systems allow 255, and names of files beside it are longer
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The overrides of each run; the folder where its results lie, None where the verb has none; and the words that tell it from the
-    others, without those of `output=`. named: whether the folders are called by the words."""
+    """The overrides of each run; its output folder, or None if the verb has none; and the words in which it differs from the others,
+    without `output=`. named: whether the folders are named by these words."""
 
     runs: list[list[str]]
     places: list[Path | None]
@@ -47,7 +47,7 @@ class Sweep:
     named: bool = False
 
     def record(self) -> None:
-        """Write which words tell the runs apart into the folders that hold them, beside what other sweeps left there, one after another."""
+        """Record in the folders that hold the runs which words distinguish them, beside the records of other sweeps, under a lock."""
         from sora.system.files import write_json
         from sora.system.locks import alone_in
 
@@ -61,7 +61,7 @@ class Sweep:
 
 
 def recorded(folder: Path) -> dict[str, list[str]]:
-    """The words of each run that sweeps left below a folder, by its folder's name; none where there was no sweep."""
+    """The recorded words of each run below a folder, by the run's folder name; empty if there was no sweep."""
     if not (folder / RECORD).exists():
         return {}
     form, advice = Fields({"runs": Named([text_form], name=inside)}), "remove it, names of folders are read then"
@@ -72,9 +72,9 @@ def recorded(folder: Path) -> dict[str, list[str]]:
 
 
 def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> Sweep:
-    """The runs, every one of them composed and checked. Raises ValueError if any would be refused.
+    """The runs, all composed and checked. Raises ValueError if any of them would be refused.
 
-    Runs that would write into one folder are given one each below it, named by what differs: OUTPUT/density=uniform,seed=0.
+    Runs with the same output get folders of their own in it, named by their differences: OUTPUT/density=uniform,seed=0.
     """
     runs = [list(run) for run in product(*(several(argument) for argument in arguments))]
     composed = [compose(verb, run, folders) for run in runs]
@@ -88,9 +88,9 @@ def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> Sweep
 
 
 def several(argument: str) -> list[str]:
-    """Each of the words that one word of a sweep stands for, its values as they were typed; `key=[a,b]` and `key='a,b'` are one value."""
+    """The words that one word of a sweep stands for, with values as typed; `key=[a,b]` and `key='a,b'` are one value."""
     key, equals, value = argument.partition("=")
-    if value.startswith("choice(") and value.endswith(")"):  # its values, too, as they were typed
+    if value.startswith("choice(") and value.endswith(")"):  # its values are taken as typed, too
         value = value.removeprefix("choice(").removesuffix(")")
     if not equals or value.startswith(FUNCTIONS):
         return _by_hydra(argument) if equals else [argument]
@@ -108,7 +108,7 @@ def several(argument: str) -> list[str]:
 
 
 def rejoined(parts: Sequence[str]) -> list[str]:
-    """The parts, those put together by commas again that are one path: a folder of a sweep is called density=uniform,seed=0."""
+    """The parts, in which paths that contained commas are joined again: a folder of a sweep may be density=uniform,seed=0."""
     found, place = [], 0
     while place < len(parts):
         longer = range(len(parts), place + 1, -1) if "=" in parts[place] else ()
@@ -121,12 +121,12 @@ def rejoined(parts: Sequence[str]) -> list[str]:
 def _there(path: str) -> bool:
     try:
         return Path(path).exists()
-    except (OSError, ValueError):  # too long for a path, or with a byte of none
+    except (OSError, ValueError):  # too long, or with an invalid byte
         return False
 
 
 def _by_hydra(argument: str) -> list[str]:
-    """What choice(…), range(…) and the like mean."""
+    """The values of choice(…), range(…) and the like."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -143,14 +143,14 @@ def _by_hydra(argument: str) -> list[str]:
 
 
 def _counted(path: str) -> list[tuple[bool, int, str]]:
-    """The order in which people list names: seed=2 before seed=10."""
+    """A sort key by which seed=2 comes before seed=10."""
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", path)]
 
 
 def _apart(verb: str, runs: list[list[str]], composed: Sequence[Composed], words: list[list[str]]) -> Sweep:
-    """The runs, each with an output of its own.
+    """The runs, each with its own output.
 
-    An evaluation without output= writes into what it scores, so that evaluations of several runs are apart already.
+    An evaluation without output= writes into the folder that it scores, so evaluations of several runs are separate already.
     """
     said = [item.config.output for item in composed]
     scored: list[str | None] = [
@@ -178,8 +178,8 @@ def _place(verb: str, output: str | None, scored: str | None) -> Path:
 
 
 def name_of(words: Sequence[str], *, marked: bool = False) -> str:
-    """What a run's folder is called, by the words that tell it from others. marked: with a hash of them, where what a name cannot hold
-    would be all that tells them apart; so is a name that would be too long."""
+    """The folder name of a run, from the words in which it differs. marked: append a hash of them, if only characters that a name cannot
+    have distinguish it; a name that would be too long gets a hash, too."""
     text = ",".join(words)
     name = re.sub(r"[^\w.,=+-]", "_", text)
     mark = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
@@ -190,8 +190,8 @@ def name_of(words: Sequence[str], *, marked: bool = False) -> str:
 
 
 def words_of(place: Path) -> dict[str, str]:
-    """What tells a folder of a sweep from its neighbours, by key: as the sweep recorded it, else as the folder's name says; and the same of
-    the run that an evaluation lies in."""
+    """The words that distinguish a folder of a sweep, by key: as recorded, else from its name; and those of the run that contains an
+    evaluation."""
     found: dict[str, str] = {}
     whole = place.absolute()
     for folder in (*reversed(whole.parents), whole):
@@ -203,10 +203,10 @@ def words_of(place: Path) -> dict[str, str]:
 
 
 def launched(verb: str, flags: Flags, *, run: Callable[[str, list[str]], int]) -> int:
-    """Run a sweep through a Hydra launcher plugin (`hydra/launcher=submitit_slurm`); its own files go to outputs/multirun. run: of the
+    """Run a sweep through a Hydra launcher plugin (`hydra/launcher=submitit_slurm`), whose files go to outputs/multirun. run: runs a
     command line.
 
-    Hydra is given the number of each run and the launcher's settings, nothing else: what runs was composed and checked by us.
+    Hydra gets only the number of each run and the launcher's settings: sora has composed and checked the runs.
     """
     import hydra
     from hydra.errors import HydraException

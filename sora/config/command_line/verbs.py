@@ -1,4 +1,4 @@
-"""The verbs of the command line, read from the source of their modules: nothing of them is imported."""
+"""The verbs of the command line, read from the source of their modules without importing them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import sora
 
 @dataclass(frozen=True)
 class Verb:
-    """What a command module says of itself, read from its source.
+    """A verb, read from the source of its command module.
 
-    actions: keys that may stand as a word before their value, `sora data check FOLDER` for `sora data check=FOLDER`. module: of
-    `sora.`; a verb that is also a room's name has its module called `ROOM_command`. bare: the key that leading words without KEY= are
-    values of, `sora compare A B` for `sora compare scores=[A,B]`.
+    actions: keys that may be written as a word before their value: `sora data check FOLDER` for `sora data check=FOLDER`. module: in
+    `sora.`; the module of a verb that has a room's name is `ROOM_command`. bare: the key for leading words without KEY=: `sora compare A B`
+    for `sora compare scores=[A,B]`.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Verb:
 
 @cache
 def verbs() -> dict[str, Verb]:
-    """The command modules of this package: those that hold EXAMPLES. Nothing is imported."""
+    """The command modules of this package, which are those with EXAMPLES. Nothing is imported."""
     found = {}
     for path in sorted(Path(sora.__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -43,7 +43,7 @@ def verbs() -> dict[str, Verb]:
 
 
 def _said(tree: ast.Module, constant: str) -> tuple[str, ...]:
-    """The texts of a constant of a module."""
+    """The texts in a constant of a module."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(isinstance(name, ast.Name) and name.id == constant for name in node.targets):
             return tuple(ast.literal_eval(node.value))
@@ -51,8 +51,8 @@ def _said(tree: ast.Module, constant: str) -> tuple[str, ...]:
 
 
 def worded(verb: Verb, words: Sequence[str]) -> list[str]:
-    """`check FOLDER` as `check=FOLDER`, for a verb's actions; `A B` as one list, for a verb that takes any. Raises ValueError where the
-    value is missing."""
+    """Rewrite `check FOLDER` to `check=FOLDER` for a verb's actions, and `A B` to a list for a verb that takes one. Raises ValueError for
+    an action without a value."""
     if verb.bare and (places := [word for word in words if _bare(verb, word)]):
         from sora.config.command_line.grammar import quoted
 
@@ -67,8 +67,8 @@ def worded(verb: Verb, words: Sequence[str]) -> list[str]:
 
 
 def _bare(verb: Verb, word: str) -> bool:
-    """Whether a word is a value by itself: it has no `=`, or what stands before that is no key of the verb, as in the name of a sweep's
-    folder, density=uniform,seed=0. Where both might be meant, `./NAME` is the folder."""
+    """Whether a word is a value without a key: it has no `=`, or the part before that is no key of the verb, as in the name of a sweep's
+    folder, density=uniform,seed=0. To name a folder that looks like a key, write `./NAME`."""
     key, equals, _ = word.partition("=")
     return not equals or (key not in _keys(verb.name) and ("/" in key or Path(word).exists()))
 

@@ -1,1 +1,1 @@
-"""What is measured of videos: distances, scores of single clips, losses, memorisation."""
+"""Metrics of videos: distances, scores of single clips, losses, memorisation."""

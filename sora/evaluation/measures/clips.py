@@ -1,4 +1,4 @@
-"""Scores of single clips: what each says of one clip, and the figures of all. A word of `metrics=` is an entry of MEASURES."""
+"""Scores of single clips, and figures over all clips. A word of `metrics=` is a key of MEASURES."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Seen:
-    """One clip with what was asked for. frames: uint8 (T, H, W, 3). facts: of the built-in world's prompts, else None. device: where
-    networks see it."""
+    """A clip and its prompt. frames: uint8 (T, H, W, 3). facts: of a prompt of the built-in world, else None. device: for networks."""
 
     frames: ndarray
     fps: float
@@ -29,7 +28,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class ClipMeasure:
-    """of_clip: plain JSON of one clip; of_all: figures, of the rows of all clips."""
+    """of_clip: returns one clip's scores as plain JSON. of_all: returns figures from the rows of all clips."""
 
     of_clip: Callable[[Seen], Row]
     of_all: Callable[[Sequence[Row]], dict[str, float]]
@@ -39,7 +38,7 @@ class ClipMeasure:
 
 
 def adherence(seen: Seen) -> Row:
-    """Verdicts of colour, shape, direction, count, event and steadiness; None where the prompt does not say."""
+    """Verdicts on colour, shape, direction, count, event and steadiness; None where the prompt does not ask."""
     from sora.world.judge.adherence import judge
     from sora.world.language import PALETTE
 
@@ -47,7 +46,7 @@ def adherence(seen: Seen) -> Row:
 
 
 def adherence_figures(rows: Sequence[Row]) -> dict[str, float]:
-    """Shares of clips that show what their prompt says, each with its 95 % interval."""
+    """The shares of clips that show what their prompt asks, each with its 95 % interval."""
     from sora.metrics.statistics import wilson
     from sora.world.judge.adherence import ALL, ASPECTS, counted, shares
 
@@ -63,7 +62,7 @@ def adherence_figures(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def physics(seen: Seen) -> Row:
-    """gravity_deviation of a clip that was asked to bounce, permanence of one whose thing was asked to hide."""
+    """gravity_deviation of a clip with a bounce in its prompt, permanence of one with an object that hides."""
     from sora.metrics.local import alone
     from sora.world.judge.observation import observe
     from sora.world.judge.physics import Physics
@@ -77,7 +76,7 @@ def physics(seen: Seen) -> Row:
 
 
 def physics_figures(rows: Sequence[Row]) -> dict[str, float]:
-    """Means over the clips that were asked for it, and how many those are."""
+    """The means over the clips whose prompts ask for it, and the numbers of these clips."""
     from sora.metrics.statistics import wilson
 
     means = _means(rows)
@@ -92,7 +91,7 @@ def physics_figures(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def quality(seen: Seen) -> Row:
-    """VBench's figures that need no network of motion; the consistency of frames too, where the extractor sees them one by one."""
+    """VBench's scores that need no motion network, and the consistency of frames if the extractor takes single frames."""
     import torch
 
     from sora.metrics.clips.quality import VideoQuality
@@ -106,7 +105,7 @@ def quality(seen: Seen) -> Row:
 
 
 def cautions(figures: Mapping[str, float]) -> list[str]:
-    """What figures of quality cannot tell, if any are among these."""
+    """Cautions about figures of quality, if there are any."""
     from sora.metrics.clips.quality import FLATTERED
 
     told = [name for name in figures if name in FLATTERED or "_consistency/" in name]
@@ -115,7 +114,7 @@ def cautions(figures: Mapping[str, float]) -> list[str]:
 
 
 def text(seen: Seen) -> Row:
-    """The cosine between frames and caption in an image-text model's space, a mean over frames (CLIPSIM)."""
+    """The mean over frames of the cosine between frame and caption in an image-text model's space (CLIPSIM)."""
     import torch
 
     from sora.metrics.clips.quality import text_similarity
@@ -126,7 +125,7 @@ def text(seen: Seen) -> Row:
 
 
 def _means(rows: Sequence[Row]) -> dict[str, float]:
-    """Of each score, over the clips that have it."""
+    """The mean of each score over the clips that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: sum(values) / len(values) for name in names if (values := [row[name] for row in rows if name in row])}
 
@@ -140,7 +139,7 @@ MEASURES = {
 
 
 def conventions(words: Sequence[str]) -> dict[str, int]:
-    """Of the words of `metrics=`, those whose figures were computed otherwise before, with the count of how they are now: for protocols."""
+    """For protocols: the version of each word whose figures were computed differently before."""
     from sora.metrics.clips import quality
     from sora.world.judge import adherence
 
@@ -148,7 +147,7 @@ def conventions(words: Sequence[str]) -> dict[str, int]:
 
 
 def reads_extractor(word: str, extractor: Any) -> bool:
-    """Whether the figures of a word depend on the extractor: of quality only those of one that sees single frames."""
+    """Whether a word's figures depend on the extractor; those of quality do if it takes single frames."""
     from sora.metrics.extractors.frames import FrameFeatures
 
     if word == "quality":
@@ -157,12 +156,12 @@ def reads_extractor(word: str, extractor: Any) -> bool:
 
 
 def check_extractor(words: Sequence[str], extractor: Any) -> None:
-    """Refuse, before hours of work, what the extractor cannot give; also a file of weights that is not there."""
+    """Raise ValueError, before hours of work, if the extractor lacks what the words need or its weights file is missing."""
     from sora.metrics.extractors.frames import TextFeatures
 
     if not needs_extractor(words):
         return
-    name = extractor.name  # reads the weights: a missing file says what to download
+    name = extractor.name  # reads the weights: the error for a missing file says what to download
     if "fvd" in words and not extractor.canonical:
         raise ValueError(
             f"metrics=[fvd]: only the I3D weights by which FVD is defined give it, {name} gives frechet; "

@@ -1,6 +1,6 @@
-"""metrics=[continuation]: continuations of clips against the true futures of these, pair by pair, the context left out.
+"""metrics=[continuation]: compares continuations of clips with the clips' true futures, pair by pair, without the context.
 
-Files are paired by their names: CLIP.mp4, or CLIP-0.mp4, CLIP-1.mp4, … for several continuations of one clip, continue CLIP.
+Files are paired by names: CLIP.mp4, or CLIP-0.mp4, CLIP-1.mp4, … for several continuations, continue CLIP.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from sora.evaluation.videos.clips import Clips
 
 NUMBERED = re.compile(r"(.+?)[-_. ]?(\d+)")  # CLIP-0
-LEAST_ALIKE = 25.0  # dB between contexts, below which they are hardly the same frames
+LEAST_ALIKE = 25.0  # dB between contexts; with less they are hardly the same frames
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A clip that is scored, and the real one that it continues: their numbers."""
+    """The numbers of a scored clip (`other`) and of the real one that it continues (`true`)."""
 
     other: int
     true: int
 
 
 def check_continuation(settings: EvaluationSettings, words: Sequence[str], *, alone: bool) -> None:
-    """Raise ValueError, before any work, where nothing says what of the clips is context, or which videos they continue."""
+    """Raise ValueError, before any work, if the context of clips or the videos that they continue are not given."""
     if WORD not in words:
         return
     context = settings.continuation.context
@@ -50,8 +50,8 @@ def check_continuation(settings: EvaluationSettings, words: Sequence[str], *, al
 
 
 def pairs_of(real: Clips, clips: Clips) -> list[Pair]:
-    """Each clip that is scored with the one that it continues, by name. Raises ValueError for one that continues none, or for clips that
-    are continued unequally often, of which there is no best of n."""
+    """Each scored clip with the one that it continues, by name. Raises ValueError for a clip that continues none, or for clips with
+    different numbers of continuations, which have no common best of n."""
     stems = {stem(real.name(number)): number for number in range(len(real))}
     if len(stems) < len(real):
         raise ValueError(f"{real.videos.place}: several clips have one name, so that nothing says which is continued; rename them")
@@ -78,7 +78,7 @@ def pairs_of(real: Clips, clips: Clips) -> list[Pair]:
 
 
 def stem(name: str) -> str:
-    """A file's name without its suffix and its folders; with the frame that a window begins with."""
+    """A file's name without suffix and folders, but with the number of a window's first frame."""
     path, at, first = name.rpartition("@") if name.rpartition("@")[2].isdigit() else (name, "", "")
     return PurePosixPath(path).stem + at + first
 
@@ -86,7 +86,7 @@ def stem(name: str) -> str:
 def continued(
     bench: Bench, real: Clips, clips: Clips, settings: EvaluationSettings
 ) -> tuple[dict[str, float], list[dict[str, Any]], list[str], dict[str, Any]]:
-    """The figures; a row for each clip that is scored, with the clip it continues; what to beware of; and what a protocol says."""
+    """The figures; a row for each scored clip with the clip that it continues; cautions; and the protocol's entry."""
     said, pairs = settings.continuation, pairs_of(real, clips)
     frames = [_lengths(pair, real, clips, said) for pair in pairs]
     with bar(bench.share, "measuring continuations") as progress:
@@ -120,8 +120,8 @@ def continued(
 
 
 def figures_of(groups: Sequence[Sequence[Mapping[str, Any]]], videos: Sequence[str], *, bootstrap: int, seed: int) -> dict[str, float]:
-    """`continuation_NAME` with its 95 % interval over videos: the mean over clips of the mean over a clip's continuations, and of the
-    best of them (`…_best_of_N`) where there are several. `repeat_NAME`: what the last frame of the context scores if it just stays."""
+    """The figures with 95 % intervals over videos. `continuation_NAME`: the mean over clips of the mean over a clip's continuations, and of
+    the best of them (`…_best_of_N`) if there are several. `repeat_NAME`: the score of repeating the context's last frame."""
     import torch
 
     from sora.metrics.clips.continuation import HIGHER, best
@@ -146,7 +146,7 @@ def figures_of(groups: Sequence[Sequence[Mapping[str, Any]]], videos: Sequence[s
 
 
 def _lengths(pair: Pair, real: Clips, clips: Clips, said: Continuation) -> int:
-    """How many frames are compared. Raises ValueError unless both are as long as each other, and longer than the context."""
+    """The number of frames to compare. Raises ValueError unless both clips have one length, longer than the context."""
     true, other = real.frames(pair.true), clips.frames(pair.other)
     wanted = true if said.shown else true - said.left_out
     if other != wanted:

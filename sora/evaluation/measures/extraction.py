@@ -1,4 +1,4 @@
-"""Features of clips and the distances between two sets of them: extracted by whichever process has time, kept by content."""
+"""Features of clips and distances between two sets of them. Processes share the extraction, and a cache keeps features by content."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from sora.metrics.extractors.features import VideoFeatures
     from sora.system.work_sharing import Share
 
-TRIED = 64  # pixels a side of the grey clip that an extractor is tried on
+TRIED = 64  # pixels a side of the grey test clip
 KEPT_EVERY = 32  # clips between writes of the cache
-FEW = 8  # clips of one shape below which they have no distance of their own
+FEW = 8  # clips of one shape that it needs for its own distance
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How clips become features and features distances. size: (height, width) that clips are brought to by `kernel`, the middle cut out
-    with `crop`; None leaves them as they are. The rest are `VideoDistribution`'s."""
+    """How features and distances are computed. size: (height, width) to which clips are resized by `kernel`, with `crop` after a centre
+    crop; None keeps their size. The other fields are those of `VideoDistribution`."""
 
     size: tuple[int, int] | None
     kernel: str
@@ -40,17 +40,17 @@ class Setting:
     seed: int
 
     def pixels(self) -> dict[str, Any]:
-        """Of a protocol."""
+        """The protocol's entry on pixels."""
         brought = None if self.size is None else {"size": list(self.size), "kernel": self.kernel, "crop": self.crop}
         return {"brought_to": brought, "quantised": "rounded to 256 values" if self.quantise else "as given"}
 
     def distances(self) -> dict[str, Any]:
-        """Of a protocol."""
+        """The protocol's entry on distances."""
         names = ("ddof", "bootstrap", "permutations", "neighbours", "trajectories")
         return {name: getattr(self, name) for name in names}
 
     def metric(self, extractor: VideoFeatures) -> VideoDistribution:
-        """Of this process alone: every one has all features."""
+        """The metric, without synchronisation, because every process has all features."""
         from sora.metrics.distribution.distribution import VideoDistribution
         from sora.metrics.local import alone
 
@@ -68,7 +68,7 @@ class Setting:
         )
 
     def prepared(self, frames: Any, device: str) -> Tensor:
-        """Frames (T, H, W, 3) as they are scored: one video, uint8, or float [0, 1] if resized values are not rounded."""
+        """Frames (T, H, W, 3) as they are scored: one video, uint8, or float in [0, 1] if resized values are not rounded."""
         import torch
 
         from sora.metrics.extractors.pixels import Preparation
@@ -76,13 +76,13 @@ class Setting:
         video = torch.from_numpy(frames)[None].to(device)
         if self.size is None or tuple(video.shape[2:4]) == self.size:
             return video
-        # In a file's own units, so that a value half way between two of them is rounded alike everywhere.
+        # In the file's own units, so that a value half way between two is rounded alike everywhere.
         prepare = Preparation(size=self.size, kernel=self.kernel, crop=self.crop, low=0.0, high=255.0)
         sized = prepare(video).permute(0, 2, 3, 4, 1).clamp(0, 255)
         return sized.round().to(torch.uint8) if self.quantise else sized / 255
 
     def pictures(self, frames: ndarray) -> ndarray:
-        """Frames (T, H, W, 3) as what measures single clips sees them: at the same size, always rounded, uint8."""
+        """Frames (T, H, W, 3) for scores of single clips: resized in the same way, always rounded to uint8."""
         if self.size is None:
             return frames
         return replace(self, quantise=True).prepared(frames, "cpu")[0].numpy()
@@ -93,7 +93,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Extractor:
-    """An extractor at work: its setting, the folder of its cache, and the processes that share it."""
+    """An extractor with its setting, the folder of its cache, and the processes that share the work."""
 
     network: VideoFeatures
     setting: Setting
@@ -102,7 +102,8 @@ class Extractor:
     device: str
 
     def features(self, clips: Clips, *, real: bool, progress: Progress) -> Tensor:
-        """(n, d), in the order of the clips; every process gets all. Each clip by itself, so that nothing hangs on its neighbours."""
+        """The features (n, d) in the order of the clips, on every process. Each clip is extracted alone, so that it does not depend on
+        others."""
         from sora.metrics.extractors.features import describe
         from sora.metrics.feature_cache import FeatureCache
 
@@ -110,7 +111,7 @@ class Extractor:
         cache = FeatureCache(self.cache, about=about, dimension=self.network.dimension)
         cache.refresh()
         keys = [clips.key(number) for number in range(len(clips))]
-        # One cache serves all evaluations of a run, and another may add to it between the looks of two processes.
+        # All evaluations of a run share one cache, and another may add to it between the reads of two processes.
         missing = self.share.of_first([number for number, key in enumerate(keys) if key not in cache])
         metric, mine = self.setting.metric(self.network), self.share.mine(len(missing))
         for done, place in enumerate(mine, 1):
@@ -130,19 +131,18 @@ class Extractor:
 
 
 def tried(network: VideoFeatures, device: str) -> None:
-    """Give the extractor one grey clip, so that weights which do not fit it are told before a video is read, under the extractor's name.
-    Raises ValueError."""
+    """Run the extractor on a grey clip, so that weights that do not fit are reported before a video is read. Raises ValueError."""
     import torch
 
     if isinstance(network, torch.nn.Module):
-        return  # it made its weights when it was built, and reads none
+        return  # it creates its weights and reads none
     frames = max(network.minimum_frames, network.settings.get("frames") or 1)
     clip = torch.full((1, frames, TRIED, TRIED, 3), 128, dtype=torch.uint8, device=device)
     try:
         found = network(clip)
     except ValueError as error:
         raise ValueError(f"extractor {network.name}: {error}") from error
-    except (RuntimeError, TypeError, AttributeError, KeyError) as error:  # a file of somebody else's program may raise anything
+    except (RuntimeError, TypeError, AttributeError, KeyError) as error:  # a file with somebody's program may raise anything
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"extractor {network.name} does not run on a clip of {counted(frames, 'frame')}, other weights? {said}") from error
     if found.shape != (1, network.dimension) or not torch.isfinite(found).all():
@@ -151,12 +151,12 @@ def tried(network: VideoFeatures, device: str) -> None:
 
 
 Shapes = Sequence[tuple[int, int, int]]
-Videos = tuple[Sequence[str], Sequence[str]]  # of the real clips and of those that are scored
+Videos = tuple[Sequence[str], Sequence[str]]  # identifiers of the videos of the real clips, and of the scored ones
 
 
 def averaged(sets: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The figures of several sets as one: the mean of what all of them have; over_floor of these means; of p twice the mean, at most 1,
-    which is a p value whatever the sets have in common (Vovk and Wang 2020), as a mean itself is none."""
+    """The figures of several sets as one: the mean of those that all sets have; over_floor from these means; for p, twice the mean, at most
+    1, which is a valid p value for any dependence of the sets (Vovk and Wang 2020)."""
     if len(sets) == 1:
         return dict(sets[0])
     found = {name: sum(each[name] for each in sets) / len(sets) for name in sets[0] if all(name in each for each in sets)}
@@ -169,7 +169,7 @@ def averaged(sets: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def shapes_of(clips: Clips, setting: Setting) -> Shapes:
-    """(frames, height, width) of each clip, as it is scored."""
+    """The (frames, height, width) of each clip as it is scored."""
     found = []
     for number in range(len(clips)):
         shape = clips.shape(number)
@@ -187,12 +187,10 @@ def distances(
     setting: Setting,
     videos: Videos | None = None,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Every figure over whole sets of features (n, d), under full keys and under short ones; and a row for each shape with enough clips
-    on both sides.
+    """All figures over whole sets of features (n, d), under full and short names, and a row for each shape with enough clips on both sides.
 
-    videos: of both sides, what each clip's video is known by, where a video has several windows: intervals and floors are of videos then.
-
-    Clips of several shapes share one distance, which says `@mixed`; both sets should draw from the same mixture then.
+    videos: the identifiers of both sides' videos, if a video has several windows: intervals and floors are then over videos. Clips of
+    several shapes share one distance, named `@mixed`; both sets should then have the same mixture.
     """
     asked, setting = setting, setting if videos is None else replace(setting, bootstrap=0, permutations=0)
     whole, kinds = setting.metric(network), sorted({*real_shapes, *fake_shapes})
@@ -214,8 +212,8 @@ def distances(
 
 
 def of_videos(found: Mapping[str, float], real: Tensor, fake: Tensor, videos: Videos, *, key: str, setting: Setting) -> dict[str, float]:
-    """The figures with the interval, floor and p of a Fréchet distance by videos instead of clips, and how many videos there are. What
-    else takes clips for independent (splits, the extrapolation) is left out."""
+    """The figures, with the interval, floor and p of a Fréchet distance over videos instead of clips, and the number of videos. Figures
+    that need independent clips (splits, the extrapolation) are left out."""
     from sora.metrics.distribution.clustered import clustered_floor, clustered_interval, numbered
 
     told = f"frechet/{key}"
@@ -240,5 +238,5 @@ def _of_shape(features: Tensor, shapes: Shapes, wanted: tuple[int, int, int]) ->
 
 
 def shortened(found: Mapping[str, float], key: str) -> dict[str, float]:
-    """`frechet/rand3d-v1@17f/floor` as `frechet_floor`: for tables of one extractor."""
+    """Replace `frechet/rand3d-v1@17f/floor` by `frechet_floor`, for tables of one extractor."""
     return {name.replace(f"/{key}", "").replace("/", "_"): value for name, value in found.items()}

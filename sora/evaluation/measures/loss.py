@@ -1,4 +1,4 @@
-"""metrics=[loss]: the loss of a run's network on held-out clips, at fixed noise levels with fixed noise; no video is made for it."""
+"""metrics=[loss]: the loss of a run's network on held-out clips, at fixed noise levels with fixed noise; no video is generated."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from sora.metrics.protocol import Protocol
     from sora.system.work_sharing import Share
 
-MOST_CLIPS = 64  # of a pack
+MOST_CLIPS = 64  # clips of a pack
 
 
 def evaluate_loss(settings: EvaluationSettings, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Score a run by its held-out loss alone."""
+    """Score a run by its held-out loss only."""
     from sora.assembly.load import load_diffusion
     from sora.data.index.index import Index
     from sora.evaluation.files import real_folder
@@ -40,7 +40,7 @@ def evaluate_loss(settings: EvaluationSettings, share: Share, preset: Mapping[st
 
 
 def protocol_of(settings: EvaluationSettings, dataset: Mapping[str, Any]) -> Protocol:
-    """All that a held-out loss depends on beside the run."""
+    """The protocol: all that a held-out loss depends on except the run."""
     from sora.metrics.protocol import Protocol
 
     nothing = dict.fromkeys(("real", "generated", "prompts", "extractor", "distances", "sampling"))
@@ -48,12 +48,12 @@ def protocol_of(settings: EvaluationSettings, dataset: Mapping[str, Any]) -> Pro
 
 
 def convention(settings: EvaluationSettings) -> dict[str, Any]:
-    """How the loss is measured, for a protocol."""
+    """How the loss is measured, for the protocol."""
     return {"of": "velocity", "clips": settings.loss.clips, "levels": settings.loss.levels, "draws": settings.loss.draws}
 
 
 def measured_loss(loaded: LoadedDiffusion, settings: EvaluationSettings, share: Share) -> tuple[dict[str, float], dict[str, Any]]:
-    """The figures, and the losses by level, by shape and of each clip. The processes share the packs."""
+    """The figures, and the losses by level, by shape and by clip. The processes share the packs."""
     import torch
 
     from sora.assembly.validation import held_out_of
@@ -74,7 +74,7 @@ def measured_loss(loaded: LoadedDiffusion, settings: EvaluationSettings, share: 
     dit, text = loaded.dit.to(device), loaded.text.to(device)
 
     def of_pack(step: int) -> dict[str, Any]:
-        """Its clips, and each piece's errors."""
+        """The clips of a pack and their errors."""
         (batch,) = clips.batches(step, torch.device(device))
         pieces = [(piece.level, piece.errors.tolist()) for piece in loss.pieces(dit, text, [batch])]
         return {"samples": [str(sample) for sample in batch.sample_ids], "pieces": pieces}

@@ -1,4 +1,4 @@
-"""metrics=[remembered]: whether a run makes what it was trained on, by the training clips that its videos come nearest to."""
+"""metrics=[remembered]: whether a run reproduces its training data, by the nearest training clips of its videos."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from sora.evaluation.videos.clips import Clips
     from sora.patches.geometry import Geometry
 
-PAIRS = 12  # that are shown
+PAIRS = 12  # pairs that are shown
 
 
 def check_training(loaded: LoadedDiffusion, settings: EvaluationSettings) -> None:
-    """Raise ValueError where the clips that are compared with are those that the run trained on."""
+    """Raise ValueError if the real clips are those that the run trained on."""
     split = loaded.config["data"]["split"]
     if split == settings.split:
         raise ValueError(
@@ -26,8 +26,8 @@ def check_training(loaded: LoadedDiffusion, settings: EvaluationSettings) -> Non
 def remembered(
     bench: Bench, loaded: LoadedDiffusion, clips: Clips, real: RealSet, geometry: Geometry, settings: EvaluationSettings
 ) -> tuple[dict[str, float], dict[str, Any] | None]:
-    """The share of clips that lie nearer to a training clip than other real clips do, and the nearest pairs, whose training clips are
-    written to look at. Every process extracts; the first one computes."""
+    """The share of generated clips that are nearer to a training clip than other real clips are, and the nearest pairs, whose training
+    clips are written for the report. Every process extracts features; the first computes the figures."""
     from sora.data.index.index import Index
     from sora.evaluation.bench import bar
     from sora.evaluation.files import policy_of, real_folder

@@ -1,4 +1,4 @@
-"""Distances of motion, beside those of appearance: their words of `metrics=`, each over features of its own that need no weights."""
+"""Distances of motion: each word of `metrics=` has its own features, which need no weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def network_of(word: str) -> VideoFeatures:
-    """What makes the features of a word."""
+    """The feature extractor of a word."""
     from sora.metrics.extractors.flow_histograms import FlowHistograms
     from sora.metrics.extractors.motion3d import Motion3D
 
@@ -28,20 +28,20 @@ def network_of(word: str) -> VideoFeatures:
 
 
 def words_of(words: Sequence[str]) -> list[str]:
-    """Those of motion."""
+    """The words that are distances of motion."""
     return [word for word in words if word in MOTION]
 
 
 def measures_protocol(words: Sequence[str]) -> dict[str, Any]:
-    """Of a protocol: the features of each word."""
+    """The protocol's entry: the features of each word."""
     from sora.metrics.extractors.features import describe
 
     return {word: {"extractor": describe(network_of(word))} for word in words_of(words)}
 
 
 def held_in(file: Path, words: Sequence[str], *, said: bool, share: Share) -> tuple[str, ...]:
-    """The words for which a file of statistics may stand alone: it holds features of motion only if those were asked for when it was
-    written. Raises ValueError for another that the command line says; of the usual words it is left out, and told."""
+    """The words that a file of statistics can serve alone; it has motion features only if they were asked for when it was written. Raises
+    ValueError for another word on the command line; others of the default words are dropped, with a message."""
     from sora.metrics.feature_sets import named, read_features
 
     held = read_features(file).more
@@ -55,7 +55,7 @@ def held_in(file: Path, words: Sequence[str], *, said: bool, share: Share) -> tu
 
 
 def features_of(bench: Bench, real: Clips) -> dict[str, Tensor]:
-    """Features of all words of motion, for a file of statistics; none of clips that are too short for them."""
+    """The features of all motion words, for a file of statistics; none for clips that are too short for them."""
     from sora.metrics.feature_sets import named
 
     found = {}
@@ -67,9 +67,10 @@ def features_of(bench: Bench, real: Clips) -> dict[str, Tensor]:
 
 
 def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[str]]:
-    """The figures of the words of motion, and what to beware of. Every process extracts; the first one computes.
+    """The figures of the motion words, and cautions. Every process extracts features; the first computes the figures.
 
-    Images and clips too short to move have no part on either side, and their number is told; the figures' own n say how many have.
+    Images and clips that are too short count on neither side, and their number is printed; the figures' own n is the number of clips that
+    count.
     """
     figures: dict[str, float] = {}
     told: list[str] = []
@@ -100,8 +101,8 @@ def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float]
 
 
 def _cautions(bench: Bench, real: RealSet, fake: Clips, ours: Sequence[int], theirs: Sequence[int]) -> list[str]:
-    """What so few clips, copies and clips of both sides keep figures from telling; of copies the chosen extractor's features tell, where a
-    word asks for them. Clips are known by their bytes and frames: different ones that stand still have the same features of motion."""
+    """Cautions on few clips, on copies, and on clips that are on both sides; if a word reads the chosen extractor's features, those report
+    copies. Clips are compared by bytes and frames, because different still clips have the same motion features."""
     import torch
 
     from sora.metrics.distribution.cautions import LEAST_CLIPS, cautions, few
@@ -109,7 +110,7 @@ def _cautions(bench: Bench, real: RealSet, fake: Clips, ours: Sequence[int], the
     theirs = [number for number in theirs if number % bench.extractor.setting.trajectories == 0]
     if bench.extracts:
         return [few(len(ours), len(theirs))] if min(len(ours), len(theirs)) < LEAST_CLIPS else []
-    clips = real.clips_taken  # none of a file of statistics: which of its clips are alike, nobody knows
+    clips = real.clips_taken  # None for a file of statistics, whose copies are unknown
     keys = [[str(number) if clips is None else clips.key(number) for number in ours], [fake.key(number) for number in theirs]]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys[0] + keys[1]))}
     one, two = (torch.tensor([[numbers[key]] for key in side], dtype=torch.float64) for side in keys)
@@ -117,12 +118,12 @@ def _cautions(bench: Bench, real: RealSet, fake: Clips, ours: Sequence[int], the
 
 
 def moves(clips: Clips, number: int, network: VideoFeatures) -> bool:
-    """Whether a clip has the frames that the features need."""
+    """Whether a clip has enough frames for the features."""
     return clips.frames(number) >= network.minimum_frames
 
 
 def moving(clips: Clips, network: VideoFeatures) -> list[int]:
-    """The clips that do."""
+    """The numbers of the clips with enough frames."""
     return [number for number in range(len(clips)) if moves(clips, number, network)]
 
 
@@ -137,7 +138,7 @@ def _features(bench: Bench, word: str, network: VideoFeatures, clips: Clips, kep
 def _distance(
     bench: Bench, word: str, network: VideoFeatures, real: RealSet, fake: Clips, ours: Sequence[int], theirs: Sequence[int]
 ) -> dict[str, float]:
-    """Of one word, over the clips of either side that move; the mean over sets of trajectories."""
+    """The distance of one word, over the clips with enough frames on each side; the mean over sets of trajectories."""
     from sora.evaluation.measures.extraction import averaged, distances, shapes_of
     from sora.evaluation.sides import several
     from sora.metrics.feature_sets import named as held
@@ -162,7 +163,7 @@ def _distance(
 
 
 def named(found: Mapping[str, float], motion: Motion) -> dict[str, float]:
-    """Of all figures of a distance those that are asked for: under their long names, which say the extractor, and under short ones."""
+    """The figures of a distance that are asked for, under long names with the extractor and under short ones."""
     figures: dict[str, float] = {}
     for name, value in found.items():
         for start in (*motion.named, "n_real", "n_fake"):

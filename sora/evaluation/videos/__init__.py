@@ -1,1 +1,1 @@
-"""Which videos are scored: sets from anywhere, clips taken of them, and clips that are made first."""
+"""The videos to score: sets from any source, clips taken from them, and clips that are generated first."""

@@ -1,6 +1,6 @@
-"""The clips taken of a set of videos: which frames of which video, by a policy that is part of a protocol.
+"""Takes clips from a set of videos, by a policy that is part of the protocol.
 
-Nothing is made to fit: a video that is shorter than a clip, or of another size or rate than the rest, is an error that names it.
+Nothing is made to fit: a video that is shorter than a clip, or has another size or rate than the rest, is an error that names it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STARTS = {
     "middle": lambda room, key, seed: room // 2,
     "random": lambda room, key, seed: int(generator("clip", seed=seed, epoch=0, sample=sample_id(key)).integers(room + 1)),
 }
-# Several windows of a video: where they start. room: of frames that none of them covers if they follow one another; span: of one.
+# Starts of several windows of a video. room: frames that remain if the windows follow one another; span: frames of one window.
 SEVERAL = {
     "first": lambda room, span, count, key, seed: [span * place for place in range(count)],
     "middle": lambda room, span, count, key, seed: [room // 2 + span * place for place in range(count)],
@@ -41,19 +41,18 @@ CHOICES = {
     "random": lambda videos, number, seed: (_drawn(videos.identity(number), seed), videos.name(number)),
 }
 SHORT = ("refuse", "leave_out")
-_READ = "by number"  # how a clip's frames are found: other pixels for some files than by time, as once
+_READ = "by number"  # frames are found by number; by time, as formerly, some files give other pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPolicy:
-    """How clips are taken of videos.
+    """How clips are taken from videos.
 
-    frames: of a clip; None: all that a video has. stride: every how-manyth frame of the video. windows: how many clips of each video.
-    start: where in it, first, middle or random; several windows follow one another, from the first frame or in the middle, or are drawn
-    at places that differ, and may overlap. short: what happens to a video that is too short for its clips: refuse, or leave_out. choose:
-    which videos where fewer are wanted than there are: the first by name; those spread over all, whatever the seed, of which fewer are a
-    part of more; or random. Random draws follow from the seed and a video's bytes: neither its name nor the order of the others moves
-    them.
+    frames: of a clip; None for the whole video. stride: distance between frames of the video. windows: number of clips of each video.
+    start: where in the video: first, middle or random. Several windows follow one another from the first frame or around the middle, or
+    start at different random places and may overlap. short: for a video that is too short: refuse, or leave_out. choose: which videos, if
+    fewer are wanted than there are: the first by name; spread over all, independent of the seed, where fewer are a part of more; or random.
+    Random choices depend on the seed and a video's bytes, not on its name or on the order of the videos.
     """
 
     frames: int | None
@@ -79,7 +78,7 @@ class ClipPolicy:
 
 @dataclass(frozen=True)
 class ClipWindow:
-    """One clip: `frames` of them from number `first` of a video on, every `stride`th."""
+    """One clip: `frames` frames of a video from number `first` on, every `stride`th."""
 
     video: int
     first: int
@@ -88,7 +87,8 @@ class ClipWindow:
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips of a set of videos, in a fixed order. sides: height and width are cut to multiples of them, at the bottom and the right."""
+    """Clips from a set of videos, in a fixed order. sides: height and width are cropped to multiples of these, at the bottom and the
+    right."""
 
     videos: Videos
     policy: ClipPolicy
@@ -99,12 +99,12 @@ class Clips:
         return len(self.taken)
 
     def name(self, number: int) -> str:
-        """Of its video; of several windows also the frame that it begins with."""
+        """The name of its video; with several windows, also the number of its first frame."""
         clip = self.taken[number]
         return self.videos.name(clip.video) + (f"@{clip.first}" if self.policy.windows > 1 else "")
 
     def video(self, number: int) -> str:
-        """What its video is known by, whatever it is called: the same for all windows of one."""
+        """An identifier of its video that does not depend on file names; equal for all windows of a video."""
         return self.videos.identity(self.taken[number].video)
 
     def prompt(self, number: int) -> str | None:
@@ -114,12 +114,12 @@ class Clips:
         return self.taken[number].frames
 
     def shape(self, number: int) -> Shape:
-        """Its sides, and the rate at which its frames follow one another: the video's over the stride."""
+        """Its height and width, and its frame rate: the video's divided by the stride."""
         shape, (rows, columns) = self.videos.shape(self.taken[number].video), self.sides
         return Shape(shape.height // rows * rows, shape.width // columns * columns, shape.fps / self.policy.stride)
 
     def key(self, number: int) -> str:
-        """Different for clips of different pixels: of the video's bytes, its frames, and what decodes them."""
+        """A key that differs for clips with different pixels: from the video's bytes, the frames, and the decoder."""
         clip, whole, kept = self.taken[number], self.videos.shape(self.taken[number].video), self.shape(number)
         cut = "" if (whole.height, whole.width) == (kept.height, kept.width) else f":{kept.height}x{kept.width}"
         return f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}:{_READ}:{self.videos.decoder}{cut}"
@@ -131,7 +131,7 @@ class Clips:
 
     @cached_property
     def shapes(self) -> dict[str, int]:
-        """How many clips are of each length, size and rate."""
+        """The number of clips of each length, size and rate."""
         found: dict[str, int] = {}
         for number in range(len(self)):
             told = f"{self.frames(number)}x{self.shape(number)}"
@@ -139,31 +139,31 @@ class Clips:
         return dict(sorted(found.items()))
 
     def about(self) -> dict[str, Any]:
-        """For a protocol."""
+        """The description for a protocol."""
         rates = sorted({round(self.shape(number).fps, 2) for number in range(len(self))})
         return {**self.policy.to_json(), "n": len(self), "shapes": self.shapes, "rates": rates}
 
     def taken_sha256(self, *, sets: int = 1) -> str:
-        """Which clips these are: a hash of the videos' bytes and of the frames taken of each, whatever the files are called. sets: that the
-        clips fall into in turn, and which of them each is in counts then."""
+        """A hash of which clips these are: of the videos' bytes and the frames taken, independent of file names. sets: number of sets that
+        clips fall into in turn; with several, the set of each clip counts, too."""
         picked = [f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}" for clip in self.taken]
         return storage.text_hash("\n\n".join("\n".join(sorted(picked[place::sets])) for place in range(sets)))
 
     def by_names(self, *, sets: int = 1) -> str | None:
-        """A hash of the files' names, in their order, where these say which clips are taken or which set each is in; else None."""
+        """A hash of the file names in order, if they decide which clips are taken or the set of each; else None."""
         names = [self.name(number) for number in range(len(self))]
         every = {clip.video for clip in self.taken} == set(range(len(self.videos)))
         return None if sets == 1 and (every or self.policy.choose == "random") else storage.text_hash("\n".join(names))
 
     def codecs(self) -> list[str]:
-        """Of all videos that clips are taken of, where they are looked up."""
+        """The codecs of all videos with clips, where they are known."""
         return sorted({codec for clip in self.taken if (codec := self.videos.codec(clip.video)) is not None})
 
 
 def take(videos: Videos, policy: ClipPolicy, *, n: int | None, seed: int, named: str) -> Clips:
-    """The clips of n videos, or of every one. named: the side in errors, as the command line calls it.
+    """The clips of n videos, or of all. named: the side as on the command line, for messages.
 
-    Raises ValueError for a video that is too short, unless those are left out, and for fewer videos than n: none is taken twice.
+    Raises ValueError for a video that is too short, unless these are left out, and for fewer than n videos: none is used twice.
     """
     if n is not None and n < 1:
         raise ValueError(f"{named}: {counted(n, 'clip is', 'clips are')} wanted; give at least 1, or null for all")
@@ -203,7 +203,7 @@ def take(videos: Videos, policy: ClipPolicy, *, n: int | None, seed: int, named:
 
 
 def only(clips: Clips, wanted: Sequence[tuple[int, ...]]) -> Clips:
-    """Those of certain (frames, height, width), or of certain (frames,)."""
+    """The clips with one of the given (frames, height, width), or (frames,)."""
     kept = set(wanted)
     found = []
     for number, clip in enumerate(clips.taken):
@@ -214,8 +214,8 @@ def only(clips: Clips, wanted: Sequence[tuple[int, ...]]) -> Clips:
 
 
 def fitted(clips: Clips, geometry: Geometry) -> Clips:
-    """The largest part of each clip, from its start and its upper left corner, that a network takes; clips of a set length keep it. Those
-    that are smaller than a patch are left out, as they are where clips are encoded."""
+    """The largest part of each clip, from its first frame and upper left corner, that a network takes; a set number of frames is kept.
+    Clips smaller than a patch are left out, as in encoding."""
     found = []
     for number, clip in enumerate(clips.taken):
         shape, set_length = clips.shape(number), clips.policy.frames is not None
@@ -225,14 +225,14 @@ def fitted(clips: Clips, geometry: Geometry) -> Clips:
 
 
 def spread(total: int) -> list[int]:
-    """The numbers below `total` in an order whose every beginning is spread over all of them."""
+    """The numbers below `total` in an order in which every beginning is spread over all of them."""
     return sorted(range(total), key=_golden)
 
 
 def refuse_mixed(sides: Mapping[str, Clips], *, sized: bool, rates: bool) -> None:
-    """Raise ValueError, naming a video of each kind, unless all clips of all sides are of one length, size and rate.
+    """Raise ValueError, naming a video of each kind, unless all clips on all sides have one length, size and rate.
 
-    sized: all are brought to one size afterwards, so sizes may differ. rates: whether rates must agree; those of single frames are none.
+    sized: all are resized to one size later, so sizes may differ. rates: whether rates must agree; single frames have none.
     """
     seen: dict[tuple[Any, ...], str] = {}
     for side, clips in sides.items():
@@ -249,8 +249,8 @@ def refuse_mixed(sides: Mapping[str, Clips], *, sized: bool, rates: bool) -> Non
 
 
 def _golden(number: int) -> int:
-    """The place of a video in an order whose every beginning is spread over all: turns of the golden ratio, in 64 bits. It falls in step
-    with no period that a dataset's order may have, as every second or every eighth clip would."""
+    """The position of a video in an order in which every beginning is spread over all: multiples of the golden ratio, in 64 bits. It has no
+    period in common with a dataset's order, such as every second or every eighth clip."""
     return number * 0x9E3779B97F4A7C15 % (1 << 64)
 
 
@@ -259,13 +259,13 @@ def _drawn(identity: str, seed: int) -> str:
 
 
 def size_of(clips: Clips, number: int) -> dict[str, int]:
-    """Of a clip, as a row of scores says it."""
+    """The size of a clip, as in a row of scores."""
     shape = clips.shape(number)
     return {"frames": clips.frames(number), "height": shape.height, "width": shape.width}
 
 
 def written(folder: Path, clips: Clips, numbers: Sequence[int]) -> list[Path]:
-    """Some of the clips as videos that players show, in the order of `numbers`; without a last row or column that would make a side odd."""
+    """Write the clips with these numbers as videos that players show; an odd last row or column is dropped. Returns the paths."""
     from sora.generation.samples import enlarged
     from sora.video.files import write
 

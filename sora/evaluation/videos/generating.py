@@ -1,10 +1,10 @@
-"""Clips for prompts as lossless files, one each: what is there is not made again, on however many processes.
+"""Generates clips for prompts as lossless files; existing files are not made again, on any number of processes.
 
     OUTPUT/generated/IDENTITY.mp4
 
-A clip's bits follow from its pack, since rounding depends on what is multiplied together; so packs are filled in the order of the
-requests, one pack at a time, and a file's identity covers its pack: a run that is killed, asked for more clips or moved to other ranks
-goes on with the same bits.
+A clip's bits depend on its whole pack, because rounding depends on what is multiplied together. So packs are filled in the order of
+requests and run one at a time, and a file's identity includes its pack: a run that is killed, gets more requests or uses other ranks
+continues with the same bits.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def packs_of(tokens: Sequence[int], budget: int) -> list[list[int]]:
-    """Numbers of the requests of each pack, in their order: a pack is full when the next clip does not fit. One over the budget is alone.
+    """The indices of the requests in each pack, in order: a pack ends where the next clip does not fit. A clip over the budget is alone.
 
-    More requests at the end change no pack but the last.
+    More requests at the end change only the last pack.
     """
     packs: list[list[int]] = []
     room = 0
@@ -40,7 +40,7 @@ def packs_of(tokens: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def identities(requests: Sequence[Request], packs: Sequence[Sequence[int]], about: Mapping[str, Any]) -> list[str]:
-    """Of each request's clip: of everything that its bits follow from. about: networks, sampler, guidance, levels, device, code."""
+    """The identity of each request's clip, from all that determines its bits. about: networks, sampler, guidance, levels, device, code."""
     found: dict[int, str] = {}
     for pack in packs:
         asked = [_asked(requests[number]) for number in pack]
@@ -51,7 +51,7 @@ def identities(requests: Sequence[Request], packs: Sequence[Sequence[int]], abou
 
 def _asked(request: Request) -> list[Any]:
     told = [request.prompt, request.frames, request.height, request.width, request.fps, request.seed, request.sample]
-    return [*told, request.negative] if request.negative else told  # clips of before have none
+    return [*told, request.negative] if request.negative else told  # older identities have none
 
 
 def generate(
@@ -63,7 +63,7 @@ def generate(
     share: Share,
     progress: Callable[[int, int], None],
 ) -> MadeVideos:
-    """Make the clips that are not there yet; each process takes packs in turn, and all return when every clip is there."""
+    """Generate the clips that do not exist yet. Processes take packs in turn, and all return when every clip exists."""
     from sora.video.files import write
 
     tokens = [generator.patchifier.grid(*generator.vae.latent_shape(item.frames, item.height, item.width)).tokens for item in requests]
@@ -86,7 +86,7 @@ def generate(
 
 
 def vbench_names(prompts: Sequence[str]) -> list[str]:
-    """The file names by which VBench finds prompts, PROMPT-0.mp4, PROMPT-1.mp4, …; ValueError for prompts that are no part of a name."""
+    """The file names by which VBench finds prompts: PROMPT-0.mp4, PROMPT-1.mp4, …; ValueError for prompts that no file name can contain."""
     from sora.metrics.clips.quality import vbench_name
 
     seen: Counter[str] = Counter()
@@ -104,8 +104,8 @@ def vbench_names(prompts: Sequence[str]) -> list[str]:
 
 
 def check_vbench(folder: Path, prompts: Sequence[str], *, generated: Path) -> None:
-    """Refuse, before any work, a folder that clips of these prompts cannot be exported to: VBench scores all that lies in it, so it may
-    hold nothing but what was exported of the clips in `generated` before."""
+    """Raise ValueError, before any work, for a folder that clips of these prompts cannot be exported to. VBench scores all files in it, so
+    it may contain only clips that were exported from `generated`."""
     names = set(vbench_names(prompts))
     there = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
     ours = {storage.file_hash(path) for path in generated.glob("*.mp4")} if there else set()
@@ -115,7 +115,7 @@ def check_vbench(folder: Path, prompts: Sequence[str], *, generated: Path) -> No
 
 
 def export(videos: MadeVideos, folder: Path) -> list[Path]:
-    """The clips under the names of `vbench_names`, bit by bit; their paths."""
+    """Copy the clips to the names of `vbench_names`; return the paths."""
     paths = [folder / name for name in vbench_names([str(videos.prompt(number)) for number in range(len(videos.paths))])]
     for path, made in zip(paths, videos.paths, strict=True):
         with storage.whole_file(path) as staging:

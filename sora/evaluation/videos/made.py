@@ -1,4 +1,4 @@
-"""Sets of videos that an evaluation makes itself: lossless files of its own, and clips cut to what a VAE takes."""
+"""Sets of videos that an evaluation makes: its own lossless files, and clips cropped to what a VAE takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sora.system import files as storage
 
 
 class RequestedVideo(Protocol):
-    """What a file is to hold: a request of the generator is one."""
+    """The content of a generated file, such as a request of the generator."""
 
     @property
     def prompt(self) -> str: ...
@@ -34,7 +34,7 @@ class RequestedVideo(Protocol):
 
 @dataclass(frozen=True)
 class MadeVideos:
-    """Lossless files that this program wrote, in the order of what was asked for."""
+    """Lossless files that sora wrote, in the order of the requests."""
 
     asked: Sequence[RequestedVideo]
     paths: Sequence[Path]
@@ -89,7 +89,7 @@ class MadeVideos:
 
 @dataclass(frozen=True)
 class FittedVideos:
-    """Clips cut to what a VAE of `stride` takes, from their start: the originals of reconstructions."""
+    """Clips cropped to what a VAE of `stride` takes, from their start: the originals of reconstructions."""
 
     clips: Clips
     stride: tuple[int, int, int]
@@ -133,7 +133,7 @@ class FittedVideos:
 
 
 def fit(frames: UInt8[np.ndarray, "T H W 3"], stride: tuple[int, int, int]) -> UInt8[np.ndarray, "_ _ _ 3"]:
-    """The longest and largest part of a clip, from its start, that a VAE of this stride takes."""
+    """The longest and largest part of a clip, from its start and upper left corner, that a VAE of this stride takes."""
     count, height, width = Geometry(stride).largest(*frames.shape[:3])
     if not height or not width:
         raise ValueError(f"frames of {frames.shape[2]}x{frames.shape[1]} are smaller than the VAE's blocks of {stride[2]}x{stride[1]}")
@@ -141,7 +141,7 @@ def fit(frames: UInt8[np.ndarray, "T H W 3"], stride: tuple[int, int, int]) -> U
 
 
 def whole(videos: MadeVideos | FittedVideos, *, frames: int | None = None, stride: int = 1) -> Clips:
-    """A clip of each: all of it, or its first `frames` frames at a stride."""
+    """One clip of each video: all of it, or its first `frames` frames at a stride."""
     policy = ClipPolicy(frames=frames, stride=stride, windows=1, start="first", short="refuse", choose="first")
     counts = [frames or 1 + (videos.frames(number) - 1) // stride for number in range(len(videos))]
     return Clips(videos, policy, tuple(ClipWindow(number, 0, count) for number, count in enumerate(counts)))

@@ -1,5 +1,4 @@
-"""Sets of videos to score or to score against: a split of a dataset, or a folder of files from anywhere. A damaged one is an error that
-names it."""
+"""Sets of videos to score or to compare with: a split of a dataset, or a folder of files. A damaged video is an error that names it."""
 
 from __future__ import annotations
 
@@ -23,33 +22,32 @@ from sora.video.decoding import pictures
 from sora.video.demuxing.kinds import VIDEO_SUFFIXES, MediaFormat
 from sora.video.files import CONFINED, PYAV
 
-EVALUATION, SCORES = ".evaluation", "scores.json"  # what a folder that sora evaluate writes to holds from the beginning, and at its end
+EVALUATION, SCORES = ".evaluation", "scores.json"  # files in a folder that sora evaluate writes to: at its start, at its end
 
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """What all videos of one distance have in common: sides in pixels, and frames a second."""
+    """The common shape of videos in one distance: height and width in pixels, frames per second."""
 
     height: int
     width: int
     fps: float
 
     def __str__(self) -> str:
-        """As protocols hold it, behind the frames: their hashes say which scores compare, so it stays."""
+        """The form in protocols, after the frames. It must not change, because protocols' hashes decide which scores are comparable."""
         return f"{self.height}x{self.width} at {self.fps:g} fps"
 
     @property
     def told(self) -> str:
-        """For messages, width first as in size=."""
+        """The form in messages, width first as in size=."""
         return f"{self.width}x{self.height} at {self.fps:g} fps"
 
 
 class Videos(Protocol):
-    """identity(n): SHA-256 of a video's bytes. frames(n): how many it has. read(n, first, frames): frames from number `first` on.
+    """A set of videos, by number.
 
-    decoder: what the pixels depend on besides those bytes.
-
-    prompt(n): what was asked for, or None where nothing says. codec(n): as in h264/yuv420p, or None where it is not looked up.
+    identity(n): SHA-256 of a video's bytes. frames(n): their number. read(n, first, frames): frames from number `first` on. decoder: what
+    pixels depend on besides those bytes. prompt(n): None if there is none. codec(n): as in h264/yuv420p; None if it is not known.
     """
 
     @property
@@ -68,7 +66,8 @@ class Videos(Protocol):
 
 
 class DatasetVideos:
-    """A split of a dataset of shards. caption: the kind that prompts are; None: dense ones, and the first of a clip that has none.
+    """A split of a dataset of shards. caption: the kind of caption that is the prompt; None for dense ones, or a clip's first if it has
+    none.
 
     Raises ValueError for a kind that the clips do not have.
     """
@@ -79,7 +78,7 @@ class DatasetVideos:
         self.decoder = decoded_by(PYAV, index)
 
     def lines(self) -> list[str]:
-        """What of it is not scored: nothing that is not told elsewhere."""
+        """Lines on what is not scored: none, because other commands report it."""
         return []
 
     def about(self) -> dict[str, Any]:
@@ -105,7 +104,7 @@ class DatasetVideos:
         return None if said is None else said.text
 
     def prompt_kind(self, number: int) -> str:
-        """Of the caption that is the prompt."""
+        """The kind of the caption that is the prompt."""
         said = self._said(number)
         return "none" if said is None else said.kind
 
@@ -125,12 +124,10 @@ class DatasetVideos:
 
 
 class FolderVideos:
-    """The videos in a folder and below it, in the order of their names, or its images where it holds no video; bytes tell which is which.
+    """The videos in and below a folder, in the order of names, or its images if it has no video; bytes decide which a file is.
 
-    Left out are folders that `sora evaluate` has written, which may lie within. passed: what else is none of them, with why. Files are
-    taken as they are.
-
-    A prompt is the first caption that stands beside a video, or in the folder's own table: see `sora.ingest.sidecars`.
+    Folders that `sora evaluate` wrote are left out. passed: other files that are neither, with reasons. Files are not converted. A prompt
+    is the first caption beside a video, or in the folder's table: see `sora.ingest.sidecars`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -150,7 +147,7 @@ class FolderVideos:
         self.passed += [Passed(name, "is an image beside videos") for name in images if videos]
         others = {name: kind for name, kind in kinds.items() if name not in {*videos, *images}}
         for name, kind in others.items():
-            if PurePosixPath(name).suffix.lower().removeprefix(".") in VIDEO_SUFFIXES:  # a score over fewer clips is another score
+            if PurePosixPath(name).suffix.lower().removeprefix(".") in VIDEO_SUFFIXES:  # fewer clips give another score
                 what = f"is {kind.what}" if isinstance(kind, MediaFormat) else kind
                 raise ValueError(f"{self.folder / name} is called a video, but {what}; make it anew, or take it out of the folder")
         self.passed += [Passed(name, f"is {kind.what}" if isinstance(kind, MediaFormat) else kind) for name, kind in others.items()]
@@ -166,13 +163,13 @@ class FolderVideos:
         return str(self.folder)
 
     def lines(self) -> list[str]:
-        """What of the folder is not scored."""
+        """Lines on the files that are not scored."""
         spoken = self._sidecars.taken() - set(self._sidecars.unused.files)
         told = [f"{one.source} {one.reason}" for one in sorted(self.passed) if one.source not in spoken]
         return [f"{self.folder}: {len(told)} passed over: {listed(told)}"] if told else []
 
     def about(self) -> dict[str, Any]:
-        """Known by what the files hold, whatever they are called."""
+        """The description for a protocol, by contents and not by names."""
         hashes = sorted(self.identity(number) for number in range(len(self)))
         return {"fingerprint": storage.text_hash("\n".join(hashes)), "split": None, "clips": len(self)}
 
@@ -217,7 +214,7 @@ class FolderVideos:
 
     def _info(self, number: int) -> Any:
         if number not in self._probed:
-            # Walked through, not only its header: many writers' headers count wrong, and a clip must not end early.
+            # Decoded to the end, because many writers' headers have wrong counts, and a clip must not end early.
             self._probed[number] = CONFINED.probe(self.path(number), timeline=True)
         return self._probed[number]
 

@@ -1,4 +1,4 @@
-"""The checkpoints around the training steps. Lightning calls this; the memory is ours."""
+"""Restores and saves checkpoints during training, as a Lightning callback."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from sora.training.module import TrainingModule
 
 
 class Checkpoints(Callback):
-    """Restores at the start; saves every `every` steps, at the last step, and when a signal asks, after which training stops. When too
-    many steps in a row were left out it goes back to an earlier checkpoint, as often as the guard allows.
+    """Restores at the start; saves every `every` steps, at the last step, and when a signal asks to stop. When too many steps in a row were
+    skipped, it goes back to an earlier checkpoint, as often as the guard allows.
 
-    Training goes on while a thread writes a copy; only one is on its way at a time. A save that the disk refuses is told and recorded,
-    and training goes on to the next one, unless it is the `patience`-th in a row; the last one must succeed.
+    Training goes on while a thread writes a copy of the state; only one save runs at a time. A failed save is printed and recorded, and
+    training goes on to the next one, unless `patience` saves in a row have failed. The last save must succeed.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class Checkpoints(Callback):
         self.stopped = False
 
     def setup(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Before the model is spread: the ranks agree on a whole checkpoint to begin with. Raises `Elsewhere` if it is another one."""
+        """Before the model is sharded, agree with all ranks on a whole checkpoint to start from. Raises `Elsewhere` if it is another
+        one."""
         prepared = self._resumed.step if self._resumed is not None else None
         found = confirmed(self._run.checkpoints, prepared, device=trainer.strategy.root_device)
         if found is not None and trainer.is_global_zero and (moved := checkpoint.set_aside(self._run.checkpoints, after=found)):
@@ -78,7 +79,7 @@ class Checkpoints(Callback):
         self._flag.install()
 
     def on_fit_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # Before anything trains: the averages begin at the weights, and are then filled like them.
+        # Before training: averages start at the weights, then both are filled from the checkpoint.
         pl_module.begin()
         if self._resumed is not None:
             state.restore(pl_module, self._resumed, source=checkpoint.folder_of(self._run.checkpoints, self._resumed.step))
@@ -87,7 +88,7 @@ class Checkpoints(Callback):
         if not self._first:
             return
         self._first = False
-        # Only now: starting a loader draws from the global state, more or less of it depending on the number of workers.
+        # Not earlier: starting a loader draws from the global random state, depending on the number of workers.
         if self._resumed is None or not state.restore_random(self._resumed, rank=trainer.global_rank):
             rng.seed(self._seed, rank=trainer.global_rank)
         self._resumed = None
@@ -121,21 +122,21 @@ class Checkpoints(Callback):
             self._end(pl_module, wait=True)
 
     def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if not ranks.several():  # several cannot agree any more; what they have begun is swept away at the next start
+        if not ranks.several():  # several ranks cannot agree any more; unfinished files are removed at the next start
             with self._flag.sheltered():
                 self._end(pl_module, wait=True)
 
     def _go_back(self, module: TrainingModule) -> None:
-        """Put the weights of an earlier checkpoint in place, if the guard allows it and there is one. The plan does not go back: the packs
-        since then are left out. One that was gone back to before is too young, unless there has been a newer one since."""
+        """Restore the weights of an earlier checkpoint, if the guard allows it and there is one. The plan goes on: the packs in between are
+        not repeated. A checkpoint that the run went back to before is only used again after a newer one was saved."""
         now = module.counters
         if now.returns >= module.guard.max_rollbacks:
             return
         with self._phases.during("checkpoint"), self._flag.sheltered():
-            self._end(module, wait=True)  # so that which checkpoints there are does not depend on how fast one is written
+            self._end(module, wait=True)  # so that the choice of checkpoints does not depend on writing speed
             begun = now.step - now.skipped_in_a_row
             tried = range(now.returned_to, now.returned_at + 1) if now.returns else range(0)
-            # a regular one: those that a signal left are there or not, depending on what else happened to the run
+            # only regular ones: whether a signal left another one depends on chance
             fitting = lambda step: step % self._every == 0 and step <= begun and step not in tried  # noqa: E731
             found = agreed(self._run.checkpoints, device=module.device, only=fitting)
             if found is None:
@@ -163,12 +164,12 @@ class Checkpoints(Callback):
         self._begun = None
 
     def _begin(self, module: TrainingModule) -> None:
-        """Copy the state of this step, and let a thread write it."""
+        """Copy the state of this step, and start a thread that writes it."""
         step = module.counters.step
         if self._begun == step:
             return
         self._end(module, wait=True)
-        if _identity(self._run.folder) != self._home:  # a new folder of that name would hold the second half of a run
+        if _identity(self._run.folder) != self._home:  # a new folder of that name would get half a run
             raise ValueError(
                 f"{self._run.folder} was moved or removed while the run trained in it, so step {step} is not saved; where the folder is "
                 "there still, go on from its newest checkpoint with resume=FOLDER"
@@ -176,10 +177,10 @@ class Checkpoints(Callback):
         captured = state.capture(module, self._journal.facts)
         saving = checkpoint.Saving(self._run.checkpoints, captured, rank=module.global_rank, ranks=module.trainer.world_size, copied=True)
         self._writer.start(saving.write)
-        self._saving, self._begun = saving, step  # only now: one that nobody writes would be waited for, and committed
+        self._saving, self._begun = saving, step  # not earlier: a save without a writer would be waited for
 
     def _end(self, module: TrainingModule, *, wait: bool, must: bool = False) -> None:
-        """Commit what was begun, once every rank has written its part; `wait` for that."""
+        """Commit the save that was begun, once every rank has written its part; `wait` waits for that."""
         saving = self._saving
         if saving is None:
             return
@@ -189,7 +190,7 @@ class Checkpoints(Callback):
         if outcome == Writer.BUSY:
             return
         self._writer.join()
-        give_memory_back()  # that of the copies, and of steps of other sizes: between steps least of it is in use
+        give_memory_back()  # the copies' memory, and that of steps of other sizes: least of it is in use between steps
         self._saving = None
         if module.global_rank == 0 and outcome == Writer.DONE:
             self._writer.run(lambda: saving.commit(**self._kept, report=self._told))
@@ -204,19 +205,20 @@ class Checkpoints(Callback):
         self._failed(saving.path, self._writer.error, refused=refused, must=must)
 
     def _told(self, text: str) -> None:
-        """Of older checkpoints: what could not be done with them."""
+        """Report a problem with older checkpoints."""
         self._run.event("kept otherwise", reason=text)
         self._journal.say(text)
 
     def _note(self, step: int) -> None:
-        """The first checkpoint of a run is told in its facts, or the next one is, if the disk has no room for that."""
+        """Record in run.json that the run has a checkpoint; if the disk is full, the next save tries again."""
         if not self._noted and ranks.first():
             with suppress(OSError):
                 self._run.has_saved(step)
                 self._noted = True
 
     def _failed(self, path: Path, error: Exception | None, *, refused: Sequence[int], must: bool) -> None:
-        """Tell it, by the first of the ranks that were `refused` as it knows why, and stop if it must not be or was so too often."""
+        """Report a failed save, by the first rank in `refused`, which knows the cause; stop if it had to succeed, or too many have
+        failed."""
         if error is not None and not isinstance(error, OSError):
             raise error
         step = checkpoint.step_of(path)
@@ -236,7 +238,7 @@ class Checkpoints(Callback):
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Which folder it is, whatever its name; None if it is not there."""
+    """The identity of a folder, independent of its name; None if it does not exist."""
     try:
         found = os.stat(folder)
     except FileNotFoundError:
@@ -245,7 +247,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 class Writer:
-    """One thread at a time, and what came of it."""
+    """Runs one function at a time in a thread, and keeps its outcome."""
 
     DONE, BUSY, REFUSED = 0, 1, 2
 
@@ -259,10 +261,10 @@ class Writer:
         self._thread.start()
 
     def run(self, work: Callable[[], object]) -> None:
-        """Do it here."""
+        """Run the function in this thread."""
         try:
             work()
-        except Exception as error:  # of whatever kind: a thread that only died would pass for one that has written
+        except Exception as error:  # any error: a thread that just died would pass for one that has written
             self.error = error
 
     def join(self) -> None:

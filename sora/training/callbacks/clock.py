@@ -1,4 +1,4 @@
-"""What stands beside the steps of a run: the account of its time, and the check that all ranks make the same run."""
+"""Callbacks for the record of a run's time, and for the check that all ranks make the same run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from sora.training.module import TrainingModule
 
 
 class StepTimer(Callback):
-    """Tells the phases when a step begins and ends. The last of all callbacks, so that a step includes what the others do.
+    """Records when a step begins and ends. It must be the last callback, so that a step includes the work of the others.
 
-    every: seconds between writings of the account.
+    every: seconds between writes of the record.
     """
 
     def __init__(self, phases: Phases, goodput: Goodput | None, *, every: float = 30.0) -> None:
         self.phases, self.goodput, self._every = phases, goodput, every
         self._written = time.monotonic()
-        self._returns = 0  # of the run to earlier checkpoints, as far as the account knows
+        self._returns = 0  # returns to earlier checkpoints that the record has
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self._returns = pl_module.counters.returns
         if self.goodput is not None:
-            self.goodput.write()  # one that is killed soon has been there all the same
+            self.goodput.write()  # so that a process that is killed soon is recorded
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: TrainingModule, batch: Any, batch_idx: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.phases.enter("step", pl_module.counters.step)
@@ -44,7 +44,7 @@ class StepTimer(Callback):
 
 
 class Alike(Callback):
-    """Ends a run in which ranks differ in what they were given (`facts`: texts by name), before any has trained."""
+    """Ends a run before training if ranks differ in `facts` (texts by name)."""
 
     def __init__(self, facts: Mapping[str, str]) -> None:
         self._facts = facts

@@ -1,4 +1,4 @@
-"""The record of a run: metrics.jsonl, events.jsonl and what a person sees. Lightning calls this after every step."""
+"""The record of a run: metrics.jsonl, events.jsonl and the display. Lightning calls this after every step."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ from sora.training.optim import grad_norms as gradients
 class Journal(Callback):
     """Writes metrics.jsonl and events.jsonl, and shows progress.
 
-    every: steps between lines; a line's loss, parts and throughput are of all steps since the last. The open window is part of a
-    checkpoint, so that a resumed run writes the lines the uninterrupted run would have written (its timings aside).
-    phases: of this process; what they say of saving and evaluating is no waiting for data. peak: what all devices together could make of
-    floating-point operations in a second, asked once, and again when steps surpass it; None: MFU is not told. goodput: the run's so far,
-    shown with every line.
-    suspects: learns of samples whose loss was not finite.
+    every: steps between lines; a line has loss, parts and throughput over all steps since the last one. The open window is stored in
+    checkpoints, so that a resumed run writes the same lines as an uninterrupted one, except for timings. phases: of this process; time for
+    saving and evaluating does not count as waiting for data. peak: returns the peak FLOP/s of all devices; called once, and again if steps
+    exceed it; None logs no MFU. goodput: returns the run's goodput so far, for every line. suspects: gets the samples whose loss was not
+    finite.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Journal(Callback):
         self._log = MetricsLog(run.metrics_file)
         self._progress: Progress | None = None
         self._told_disk = False
-        self._device: Any = None  # where ranks talk; known when training starts
+        self._device: Any = None  # of the process group; known when training starts
         self._window: dict[str, Any] = _empty_window() | (_of_facts(resumed.facts["window"]) if resumed else {})
         self._ask_peak, self._peak, self._goodput, self._also = peak, 0.0, goodput, ""
         self._phases, self._gauges, self._gradients = phases, Gauges(run.folder), {}
@@ -65,7 +64,7 @@ class Journal(Callback):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this; of the open window what all ranks saw, so every rank must ask."""
+        """The content of a checkpoint. The open window is summed over ranks, so every rank must call this."""
         window = {**self._window, "parts": _finite(_everyones(self._window["parts"], self._device))}
         return {"window": window, "seconds": round(self._seconds, 3), "suspects": self.suspects.facts}
 
@@ -75,7 +74,7 @@ class Journal(Callback):
         self._ended = self._free = time.monotonic()
         self._aside = self._besides()
         if not trainer.is_global_zero:
-            self._window["parts"] = {name: _nothing(sums) for name, sums in self._window["parts"].items()}  # the first rank has all ranks'
+            self._window["parts"] = {name: _nothing(sums) for name, sums in self._window["parts"].items()}  # the first rank has their sums
         else:
             self._log.rewind(pl_module.counters.step)
             self._peak = self._ask_peak() if self._ask_peak is not None else 0.0
@@ -88,7 +87,7 @@ class Journal(Callback):
         self._gauges.begin()
 
     def _besides(self) -> float:
-        """Seconds so far that went into saving and evaluating between steps."""
+        """Seconds so far of saving and evaluating between steps."""
         seconds = self._phases.seconds()
         return seconds["checkpoint"] + seconds["evaluation"]
 
@@ -122,10 +121,10 @@ class Journal(Callback):
             self._progress.update(report.step, loss=report.loss, rate=amount / spent, mfu=mfu, also=self._also)
         if self._writes(report.step):
             self._write(trainer, pl_module, report)
-        self._free, self._aside = time.monotonic(), self._besides()  # not before: ranks wait for one another while they write
+        self._free, self._aside = time.monotonic(), self._besides()  # after writing, during which ranks wait for one another
 
     def _mfu(self, flops_per_second: float) -> float | None:
-        """The share of the peak. One that was measured while the machine did other work too is measured again when steps surpass it."""
+        """Model FLOPs utilisation. A peak that was measured on a busy machine is measured again when steps exceed it."""
         if not self._peak or not flops_per_second:
             return None
         if flops_per_second > self._peak and self._ask_peak is not None:
@@ -150,7 +149,7 @@ class Journal(Callback):
             window["parts"][name] = [total, count] if before is None else [_plus(before[0], total), _plus(before[1], count)]
 
     def _skipped(self, report: Report) -> None:
-        """Told by the first rank for all, in one line."""
+        """Record a skipped step, on the first rank, in one line."""
         loss, norm = str(report.loss), str(report.grad_norm)
         self._run.event("skipped", step=report.step, reason=report.reason, loss=loss, grad_norm=norm, sample_ids=list(report.suspects))
         if report.traced:
@@ -192,17 +191,17 @@ class Journal(Callback):
         self._tracker.log(report.step, _scalars(values))
 
     def media(self, step: int, name: str, path: Path, caption: str) -> None:
-        """Tell the tracker of a picture or a video of `step` that has been written to the run folder.
+        """Send the tracker a picture or video of `step` from the run folder.
 
         Raises:
-            ValueError: it lies elsewhere, or nowhere: the run folder is the record, a tracker has a copy.
+            ValueError: the file is not in the run folder, which is the record; a tracker only has a copy.
         """
         if not path.is_file() or not path.resolve().is_relative_to(self._run.folder.resolve()):
             raise ValueError(f"{path} is no file in {self._run.folder}; write it there first, the tracker gets a copy")
         self._tracker.media(step, name, path, caption)
 
     def stood_still(self) -> None:
-        """The time until now belongs neither to a step nor to waiting for data: an evaluation took it."""
+        """Restart the clocks of steps and of waiting for data, because an evaluation took the time until now."""
         self._ended = self._free = time.monotonic()
         self._aside = self._besides()
 
@@ -226,7 +225,7 @@ def _empty_window() -> dict[str, Any]:
 
 
 def _finite(sums: Any) -> Any:
-    """Sums as JSON has them: null for one that is not finite, as a part may be of a loss that is."""
+    """Sums for JSON: null for one that is not finite, as a part of a loss that is not finite may be."""
     if isinstance(sums, Mapping):
         return {name: _finite(inner) for name, inner in sums.items()}
     if isinstance(sums, list | tuple):
@@ -235,7 +234,7 @@ def _finite(sums: Any) -> Any:
 
 
 def _of_facts(window: Mapping[str, Any]) -> dict[str, Any]:
-    """The window out of what `facts` keeps of it."""
+    """The window from its form in a checkpoint."""
 
     def back(sums: Any) -> Any:
         return [back(each) for each in sums] if isinstance(sums, list) else math.nan if sums is None else sums
@@ -267,7 +266,7 @@ def _everyones(parts: Mapping[str, Any], device: Any) -> dict[str, Any]:
 
 
 def _scalars(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """What a tracker can draw: what is inside another value becomes name/0, name/part, ..."""
+    """Values as a tracker can draw them: items inside another value become name/0, name/part, ..."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         inner = {str(place): item for place, item in enumerate(value)} if isinstance(value, list) else value

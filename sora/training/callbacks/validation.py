@@ -1,9 +1,9 @@
-"""Measuring while training: at some numbers of samples, with averaged weights, and without a trace in what is trained.
+"""Validation while training, after given numbers of samples, with averaged weights, and without any effect on training.
 
-RUN/evaluation.jsonl has a line for each evaluation and kind of weights: step, samples, seconds, and the figures of all measures. Lines of
-steps that a resumed run has yet to make are taken away. An evaluation that would make training wait for longer than its share of all
-time is put off; one that turns out to is cut short, and its figures are not kept. So is one during which a signal asks the run to stop:
-limits and preemptions leave minutes, and the steps behind it are not saved yet.
+RUN/evaluation.jsonl has a line for each evaluation and kind of weights: step, samples, seconds, and the figures of all measures. A resumed
+run first removes the lines of steps that it will make again. An evaluation that would exceed its share of all time is postponed; one that
+does exceed it is stopped, and its figures are dropped. It is also stopped if a signal asks the run to stop: only minutes are left then, and
+the last steps are not saved yet.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ from sora.training.logging.tracker import NoTracker, Tracker
 from sora.training.module import TrainingModule
 
 FILE = "evaluation.jsonl"
-PAUSE = 10  # steps after which an evaluation that was put off is tried again
+PAUSE = 10  # steps after which a postponed evaluation is tried again
 Figures = dict[str, Any]
 Weights = Callable[[TrainingModule], AbstractContextManager[object]]
 
 
 @runtime_checkable
 class ValidationMeasure(Protocol):
-    """One kind of measurement. Every rank goes through all of it, and yields as often as the others."""
+    """One kind of measurement. Every rank takes part in all of it, and yields as often as the others."""
 
     def begin(self, module: TrainingModule, earlier: Sequence[Mapping[str, Any]]) -> None:
-        """Before training: read what it needs. earlier: the lines that are there already."""
+        """Read what it needs, before training. earlier: the existing lines."""
         ...
 
     def work(self, module: TrainingModule, weights: str) -> Generator[float, None, Figures]:
-        """Measure the weights as they now are, in pieces: yields the share that is done, gives the figures, alike on all ranks.
+        """Measure the present weights in pieces: yields the share that is done, and returns the figures, equal on all ranks.
 
-        weights: their name, "ema" or another. The network is in evaluation mode, and nothing is differentiated.
+        weights: their name, such as "ema". The network is in eval mode, without gradients.
         """
         ...
 
 
 def allowance(seconds: Mapping[str, float], share: float | None) -> float:
-    """The seconds that evaluations may still take, of a process that spent `seconds` in its phases. share: None for no limit."""
+    """The seconds that evaluations may still take in a process that spent `seconds` in its phases. share: None for no limit."""
     return math.inf if share is None else share * sum(seconds.values()) - seconds["evaluation"]
 
 
 class Evaluations(Callback):
-    """Goes through its measures every `every` samples, and at the last step.
+    """Runs its measures every `every` samples, and at the last step.
 
-    share: of all time that evaluations may take; None: whatever they take. weights: what is measured, by name: each puts weights in place
-    and the trained ones back. steps: of the whole run. journal: told of it; its clock stands still meanwhile. stop: whether this rank was
-    asked to stop; what one rank was, all are.
+    share: of all time that evaluations may take; None for no limit. weights: by name, contexts that put the weights to measure in place.
+    steps: of the whole run. journal: gets the figures; its clock stops meanwhile. stop: whether this rank was asked to stop; if one was,
+    all stop.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Evaluations(Callback):
         self._steps, self._phases, self._journal, self._tracker = steps, phases, journal, tracker
         self._stop = stop
         self._log = MetricsLog(run.folder / FILE)
-        self._expected = 0.0  # seconds, by the last one
+        self._expected = 0.0  # seconds, from the last evaluation
         self._mark = self._step = self._again = 0
         self._told = self._asked = False
 
@@ -116,7 +116,7 @@ class Evaluations(Callback):
             self._put_off(last)
 
     def _evaluate(self, trainer: Trainer, module: TrainingModule) -> bool:
-        """All measures under all weights; False if there is no time for it."""
+        """Run all measures under all weights; return False if there is no time for it."""
         began, left = time.monotonic(), allowance(self._phases.seconds(), self._share)
         if not self._agreed(left >= self._expected and left > 0, module):
             return False
@@ -145,7 +145,7 @@ class Evaluations(Callback):
                 done = next(work)
             except StopIteration as end:
                 return end.value
-            self._phases.enter("evaluation")  # moving: the watchdog counts from here
+            self._phases.enter("evaluation")  # progress, from which the watchdog counts again
             asked = bool(ranks.highest(int(self._stop()), module.device))
             if asked or (self._share is not None and not self._agreed(time.monotonic() <= until, module)):
                 self._asked = asked
@@ -153,7 +153,7 @@ class Evaluations(Callback):
                 return done
 
     def _agreed(self, mine: bool, module: TrainingModule) -> bool:
-        """What the first rank's clock says, on every rank."""
+        """The first rank's decision, on every rank."""
         return bool(ranks.highest(int(mine and ranks.first()), module.device))
 
     def _write(self, module: TrainingModule, lines: Sequence[Figures]) -> None:
@@ -179,7 +179,7 @@ class Evaluations(Callback):
 
 @contextmanager
 def undisturbed(trainer: Trainer, module: TrainingModule) -> Iterator[None]:
-    """Evaluation mode, without gradients, in the precision of training; afterwards modes and random states are what they were."""
+    """A context in eval mode, without gradients, in the precision of training; modes and random states are restored afterwards."""
     task = module.task
     modes, states = {each: each.training for each in task.modules()}, rng.capture()
     task.eval()
@@ -194,7 +194,7 @@ def undisturbed(trainer: Trainer, module: TrainingModule) -> Iterator[None]:
 
 
 def gather_anew(task: nn.Module) -> None:
-    """Let go of whole weights that FSDP gathered: they would be used again, though their shards have changed."""
+    """Free whole weights that FSDP has gathered, because they would be used again although their shards have changed."""
     for each in task.modules():
         if isinstance(each, FSDPModule):
             each.reshard()

@@ -1,4 +1,4 @@
-"""What may be measured while training: the loss on held-out clips, and videos made from held-out captions. All ranks share the work."""
+"""Measures for validation while training: the loss of held-out clips, and videos of held-out captions. All ranks share the work."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from sora.training.callbacks.validation import Figures
 from sora.training.diffusion_task import DiffusionTask
 from sora.training.module import TrainingModule
 
-DOORS = ("predict", "read")  # of a diffusion task: sharded weights are gathered where they are entered
+DOORS = ("predict", "read")  # methods of a diffusion task that gather sharded weights when called
 
 
 def places(module: TrainingModule) -> tuple[int, int, int]:
-    """(which, of how many, of how many ranks each) groups of ranks measure clips of their own: ranks that share every product are one.
+    """(index, number, ranks each) of the groups that measure different clips: ranks that share matrix products are one group.
 
-    Ranks that share the tokens of packs while training do not here: a clip is measured whole.
+    Ranks that share the tokens of packs in training do not here, because a clip is measured whole.
     """
     groups = seat(module.trainer).averaged
     each = module.trainer.world_size // groups
@@ -38,7 +38,7 @@ def places(module: TrainingModule) -> tuple[int, int, int]:
 
 
 def opened(module: TrainingModule) -> DiffusionTask:
-    """The task, whose network and text can be used outside a training step, sharded or not."""
+    """The task, with its network and text module usable outside a training step, sharded or not."""
     task = module.task
     assert isinstance(task, DiffusionTask)
     if isinstance(task, FSDPModule) and "predict" not in vars(task):
@@ -50,8 +50,8 @@ def opened(module: TrainingModule) -> DiffusionTask:
 class HeldOut:
     """The held-out loss, with its change since the last evaluation, clip by clip.
 
-    read: the packs of a step of the listing. shape: a grid in frames and pixels, for the figures. The clips stay in memory, as patches,
-    each on one rank.
+    read: returns the packs of a step of the listing. shape: converts a grid to frames and pixels, for the figures. Clips stay in memory as
+    patches, each on one rank.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class HeldOut:
         mine = list(range(len(self._listing)))[rank::count]
         self._counted = len(mine)
         most = -(-len(self._listing) // count)
-        # ranks whose weights lie in shards go through the network equally often: what is measured twice counts once
+        # ranks with sharded weights must call the network equally often; what is measured twice counts once
         for step in [*mine, *([0] * (most - len(mine)))]:
             self._batches += [pack if task.encode is None else task.encode(pack, module.device).to("cpu") for pack in self._read(step)]
         for line in earlier:
@@ -96,9 +96,9 @@ class HeldOut:
 
 
 def loss_figures(losses: Losses, *, before: Mapping[str, float], now: Mapping[str, float]) -> Figures:
-    """The mean over clips with its 95 % interval, the loss at each level, and what changed since `before`, on the clips in both.
+    """The mean over clips with its 95 % interval, the loss at each level, and the change since `before` on clips in both.
 
-    loss_power: the probability with which this many clips show a change of 1 %. loss_detectable: the change that they show with 80 %.
+    loss_power: the probability that this many clips show a change of 1 %. loss_detectable: the change that they show with probability 80 %.
     """
     mean, low, high = mean_interval(losses.clips)
     found: Figures = {"loss": mean, "loss_low": low, "loss_high": high, "loss_clips": len(losses.samples)}
@@ -108,12 +108,12 @@ def loss_figures(losses: Losses, *, before: Mapping[str, float], now: Mapping[st
         change = paired_change(one, two)
         found |= {"loss_change": change.change, "loss_change_low": change.low, "loss_change_high": change.high}
         found |= {"loss_power": change.power, "loss_detectable": change.detectable}
-    found = {name: value for name, value in found.items() if math.isfinite(value)}  # one clip has no interval
+    found = {name: value for name, value in found.items() if math.isfinite(value)}  # a single clip has no interval
     return {**found, "by_level": {f"{level:.4g}": value for level, value in losses.by_level().items()}}
 
 
 def shape_rows(losses: Losses, shape: Callable[[Grid], Mapping[str, int]]) -> list[dict[str, Any]]:
-    """For each size and length of clips: how many there are, their mean loss, and that at each level."""
+    """For each size and length of clips: their number, their mean loss, and the mean at each level."""
     rows = []
     for grid, count, values in losses.by_shape():
         rows.append({**shape(grid), "clips": count, "loss": sum(values) / len(values), "levels": values})
@@ -121,10 +121,10 @@ def shape_rows(losses: Losses, shape: Callable[[Grid], Mapping[str, int]]) -> li
 
 
 class Samples:
-    """Videos of fixed prompts with fixed seeds, and what is measured in them.
+    """Videos of fixed prompts with fixed seeds, and metrics of them.
 
-    make: a generator for a module. keep: writes clips of a step into a folder; gives the videos' paths. score: figures of all clips, asked
-    of the first rank alone (None: the videos are all there is). folder: of the run. shown: how many clips are kept.
+    make: makes a generator for a module. keep: writes clips of a step to a folder and returns the videos' paths. score: computes metrics of
+    all clips, on the first rank only; None for none. folder: of the run. shown: number of clips that are written.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Samples:
         return figures
 
     def _made(self, maker: Maker, turn: Sequence[Sequence[int]], module: TrainingModule) -> dict[int, Tensor]:
-        """The clips of one turn, from all ranks. turn: for each rank, as many numbers of requests of one shape as the others have."""
+        """The clips of one turn, from all ranks. turn: for each rank, equally many indices of requests of one shape."""
         rank, _, each = places(module)
         mine = maker.generate([self._requests[number] for number in turn[rank]])
         everyone = ranks.gathered(torch.stack(mine).to(module.device))[::each]
@@ -171,9 +171,9 @@ class Samples:
 
 
 def in_turns(requests: Sequence[Request], maker: Maker, *, ranks: int) -> list[list[list[int]]]:
-    """Numbers of requests, for each turn and rank: in a turn all have as many, of one shape; what is made twice is kept once.
+    """Indices of requests, by turn and rank. In a turn all ranks have equally many, of one shape; duplicates are kept once.
 
-    So ranks that hold shards of one network go through it equally often, and what they made has one shape.
+    So ranks with shards of one network call it equally often, and their results have one shape.
     """
     shapes: dict[tuple[int, int, int], list[int]] = {}
     for number, request in enumerate(requests):

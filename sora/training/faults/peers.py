@@ -1,8 +1,8 @@
-"""Ranks that know of one another's death, whatever they are doing, and do not outlive it.
+"""Ranks that notice each other's death at once, whatever they are doing, and end then.
 
-A rank that waits in a collective of gloo learns within a second that another is gone; one that computes, or waits in NCCL, may not for
-minutes. So ranks hold connections along a tree: the kernel closes those of a process that dies, however it dies, and the news is passed
-on. Nothing is sent while all live, and no clock of ours runs, so that a rank that is merely slow is never taken for a dead one.
+A rank that waits in a gloo collective learns within a second that another is gone; one that computes, or waits in NCCL, may take minutes.
+So ranks hold connections along a tree. The kernel closes those of a process that dies, for whatever reason, and its neighbours pass the
+news on. Nothing is sent while all live, and there is no timeout, so a slow rank is never taken for a dead one.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from sora.system import distributed as ranks
 from sora.training.faults.watchdog import STALLED, kill_children
 from sora.training.module import TrainingModule
 
-BRANCHES = 32  # connections that a rank takes, besides the one it makes
-TOKEN = 16  # bytes; who does not know them is no rank of this run
+BRANCHES = 32  # connections that a rank accepts, besides the one it opens
+TOKEN = 16  # bytes of a secret that all ranks of this run know
 ADDRESS = 64
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a node that vanishes closes nothing: half a minute
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a lost node closes nothing: half a minute
 NEWS = re.compile(rb"(lost|failed) (\d+)\n")
-REACH = 10.0  # seconds to connect in
+REACH = 10.0  # seconds to connect
 
 
 @dataclass
 class _Line:
-    """A connection to another rank; -1 until it has said which."""
+    """A connection to another rank; the rank is -1 until it has identified itself."""
 
     connection: socket.socket
     rank: int
@@ -44,16 +44,16 @@ class _Line:
 
 
 class Peers:
-    """A context in which this process ends once another rank has died.
+    """A context in which this process ends after another rank has died.
 
-    grace: seconds that this rank has to end by itself, as all do when they fail alike; then it says who died and exits, with the code
-    after which a job starts again. reaction: seconds that one which fails in a library waits for the news that another has died, of which
-    that is the mark. `connect` is called when ranks can talk; without it, and with one rank, this does nothing.
+    grace: seconds for this rank to end by itself, as all do when they fail alike; after that it names the dead rank and exits with the code
+    that makes a job start again. reaction: seconds that a rank with an error from a library waits for news of a dead rank, which may have
+    caused it. Call `connect` once ranks can communicate; without it, or with one rank, the context does nothing.
     """
 
     def __init__(self, *, grace: float = 5.0, reaction: float = 2.0) -> None:
         self._grace, self._reaction, self._over = grace, reaction, threading.Event()
-        self._gone = ""  # what has happened to another rank
+        self._gone = ""  # the message on another rank's death
         self._died = threading.Event()
         self._lines: list[_Line] = []
         self._listening: socket.socket | None = None
@@ -64,9 +64,9 @@ class Peers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        """Ranks say how they leave, so that only who says nothing has died."""
+        """Tell the others how this rank ends; a rank that ends without a word has died."""
         if kind is not None and issubclass(kind, RuntimeError) and (self._gone or (self._lines and self._died.wait(self._reaction))):
-            sys.stderr.write(f"\n{error}\n")  # whoever waits for one that has gone
+            sys.stderr.write(f"\n{error}\n")  # before waiting for a rank that may be gone
             self._end()
         self._over.set()
         self._tell("bye" if kind is None else f"failed {self._rank}")
@@ -78,7 +78,7 @@ class Peers:
                 line.connection.sendall(f"{word}\n".encode())
 
     def connect(self, device: torch.device) -> None:
-        """Every rank must call it."""
+        """Connect to other ranks. Every rank must call this."""
         if not ranks.several() or self._lines:
             return
         world, self._rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
@@ -109,7 +109,7 @@ class Peers:
         self._lines.append(_Line(connection, parent))
 
     def _watch(self) -> None:
-        with selectors.DefaultSelector() as selector, contextlib.suppress(OSError, ValueError):  # closed as this rank leaves
+        with selectors.DefaultSelector() as selector, contextlib.suppress(OSError, ValueError):  # closed while this rank ends
             if self._listening is not None:
                 selector.register(self._listening, selectors.EVENT_READ, None)
             for line in self._lines:
@@ -130,7 +130,7 @@ class Peers:
         selector.register(connection, selectors.EVENT_READ, line)
 
     def _hear(self, line: _Line) -> bool:
-        """Whether the line is worth listening to any longer."""
+        """Read from a connection; return whether it stays open."""
         try:
             data = line.connection.recv(4096)
         except OSError:
@@ -153,7 +153,7 @@ class Peers:
         return False
 
     def _lost(self, rank: int, *, died: bool) -> None:
-        """Pass it on, and end unless this rank leaves by itself."""
+        """Pass the news on, and end this process unless it ends by itself."""
         self._gone = f"rank {rank} has {'died' if died else 'failed'}"
         if died:
             self._died.set()
@@ -176,7 +176,7 @@ class Peers:
 
 
 class PeerConnection(Callback):
-    """Connects the ranks when a fit begins: they can talk then."""
+    """Connects the ranks when a fit begins, because they can communicate from then on."""
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
@@ -186,7 +186,7 @@ class PeerConnection(Callback):
 
 
 def _closing(peers: weakref.ref[Peers]) -> Callable[[], None]:
-    """For forked children: a connection stays open as long as any process holds it."""
+    """A function that closes the connections in forked children, which would otherwise keep them open."""
 
     def close() -> None:
         if (found := peers()) is not None:
@@ -196,17 +196,17 @@ def _closing(peers: weakref.ref[Peers]) -> Callable[[], None]:
 
 
 def _reachable() -> str:
-    """The address of this machine that the first rank's machine sees."""
+    """The address of this machine as the first rank's machine sees it."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((os.environ.get("MASTER_ADDR", "127.0.0.1"), 9))  # sends nothing: the kernel chooses a way there
+            probe.connect((os.environ.get("MASTER_ADDR", "127.0.0.1"), 9))  # sends nothing, but chooses a route
             return probe.getsockname()[0]
-    except OSError:  # IPv6 alone: ranks of other nodes are told that they cannot reach this one
+    except OSError:  # IPv6 only: ranks on other nodes report that they cannot reach this one
         return "127.0.0.1"
 
 
 def _keep_alive(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE.items():
-        if (option := getattr(socket, name, None)) is not None:  # Linux's
+        if (option := getattr(socket, name, None)) is not None:  # exists on Linux
             connection.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,6 +1,6 @@
-"""Signals that ask a run to stop: they set a flag, the step in hand is finished and saved, and the exit code says why.
+"""Handles signals that ask a run to stop: the current step is finished and saved, and the exit code names the signal.
 
-Until training has begun nothing is to be saved, and a signal ends the process at once.
+Before training has begun there is nothing to save, and a signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from sora.training.faults.watchdog import kill_children
 
 
 class StopFlag:
-    """A context in which the asking signals set a flag. A second one is harmless, whichever it is, except for a third Ctrl-C, which ends
-    the run unsaved; but a save that has begun is finished first. SIGHUP stays ignored where it was (nohup).
+    """A context in which stop signals set a flag. Further signals change nothing, except that a third Ctrl-C ends the run without saving,
+    after a save that has begun. SIGHUP stays ignored if it was (nohup).
 
-    received: the first signal, or what was asked with `ask`. unsaved: whether Ctrl-C asked not to wait for the step and its save.
+    received: the first signal, or the argument of `ask`. unsaved: whether Ctrl-C asked not to wait for the step and its save.
     """
 
     def __init__(self) -> None:
@@ -44,21 +44,21 @@ class StopFlag:
     def __exit__(self, *_: object) -> None:
         self._end_at_once_no_more()
         for number, handler in self._before.items():
-            over = signal.SIG_IGN if self and own() else handler  # what there is to save is saved, and this process is about to end
+            over = signal.SIG_IGN if self and own() else handler  # all is saved, and this process is about to end
             signal.signal(number, over)  # pyright: ignore[reportArgumentType]
 
     def install(self) -> None:
-        """Training begins: take the signals again, as Lightning sets handlers of its own when a fit begins, which save nothing."""
+        """Set the handlers again when training begins, because Lightning sets its own, which save nothing."""
         self._take()
         self._end_at_once_no_more()
 
     def ask(self, number: int) -> None:
-        """Stop as if this signal had come: for what is no signal to this process."""
+        """Stop as if this signal had come; for requests that reach this process in another way."""
         self.received = self.received or number
 
     @contextmanager
     def sheltered(self) -> Iterator[None]:
-        """A save: the third Ctrl-C waits for its end."""
+        """A context for a save: a third Ctrl-C waits for its end."""
         self._sheltering += 1
         try:
             yield
@@ -66,7 +66,7 @@ class StopFlag:
             self._sheltering -= 1
 
     def heed(self) -> None:
-        """After a save after which the run would go on: what Ctrl-C asked meanwhile."""
+        """Call after a save: end the run if Ctrl-C asked for it meanwhile."""
         if self.unsaved and not self._sheltering:
             raise KeyboardInterrupt
 
@@ -84,11 +84,11 @@ class StopFlag:
 
     @property
     def exit_code(self) -> int:
-        """As a shell counts: 130 after Ctrl-C, 143 after SIGTERM; 0 if nothing asked."""
+        """The exit code, as in a shell: 130 after Ctrl-C, 143 after SIGTERM; 0 without a signal."""
         return 0 if self.received is None else 128 + self.received
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # a forked loader worker: the trainer decides, and closes its workers
+        if os.getpid() != self._owner:  # a forked loader worker: the trainer decides, and closes it
             return
         if self._at_once is not None:
             end(number)
@@ -105,15 +105,15 @@ class StopFlag:
 
 
 def tell(text: str) -> None:
-    """Say one line from a handler: not by print, which may be what was interrupted and hold the stream's lock. Of a terminal that was
-    closed, which may be what the signal is about, nothing is raised in the middle of a step."""
+    """Print one line from a signal handler, without print, whose lock the interrupted code may hold. Errors of a closed terminal are
+    ignored, so that they do not end a step."""
     with suppress(OSError):
         os.write(2, f"\n{text}\n".encode())
 
 
 class AtOnce:
-    """Until it is `over` an asking signal ends the process, even one that waits inside of a library for ranks that do not come, where no
-    handler of Python's runs: the interpreter also writes the signal's number to a pipe, from which a thread reads it."""
+    """Until `over` is called, a stop signal ends the process at once, even inside a library that waits for ranks, where no Python handler
+    runs. The interpreter also writes the signal's number to a pipe, which a thread reads."""
 
     def __init__(self) -> None:
         self._reading, self._writing = os.pipe()
@@ -127,7 +127,7 @@ class AtOnce:
         os.close(self._writing)
         self._writing = -1
 
-    # A child's signals are its own from its first moment on: none is written to the pipe while there may be a child that does not know.
+    # Nothing is written to the pipe during a fork, because the child's signals are its own from its start.
 
     def _fork(self) -> None:
         if self._writing >= 0 and current_thread() is main_thread():
@@ -158,6 +158,6 @@ def end(number: int) -> None:
 
 
 def follow_launcher() -> None:
-    """Ask to be told, by SIGTERM, when torchrun is gone: its ranks would train on with nobody to start them again or to end them."""
+    """Ask for SIGTERM when torchrun is gone: its ranks would train on, and nobody would restart or end them."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         Parent(os.getppid(), True).hold_to(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A run that does not move any more says where it stands, and ends, so that whoever started it can start it again."""
+"""Detects a run that is stuck: it reports where and ends, so that its launcher can start it again."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 from sora.training.logging.goodput import Phases
 
-STALLED = 134  # the exit code of an abort: slurm/job.sh puts such a job back into the queue
-STDERR = 2  # the file itself: sys.stderr may have been replaced by what is none
-BACKSTOP = 5.0  # seconds after which the interpreter's own timer ends a process in which no Python runs any more
+STALLED = 134  # exit code of an abort: slurm/job.sh requeues such a job
+STDERR = 2  # the descriptor, because sys.stderr may be replaced
+BACKSTOP = 5.0  # seconds until the interpreter's timer ends a process that no longer runs Python
 
 
 class Watchdog:
-    """A thread that looks at the phase of its process.
+    """A thread that ends the process if one of its phases takes too long.
 
-    limit: seconds that a step, a wait for data or a save may last; 0 for ever. start: the same for the other phases, and for the first
-    step, which compiles. The report goes to the terminal and to RUN/stalled-RANK.txt: rank, step, phase, and the stack of every thread.
+    limit: seconds that a step, a wait for data or a save may take; 0 for no limit. start: the same for other phases, and for the first
+    step, which compiles. The report (rank, step, phase, stacks of all threads) goes to the terminal and to RUN/stalled-RANK.txt.
     """
 
     def __init__(self, phases: Phases, *, folder: Path, rank: int, limit: float, start: float) -> None:
@@ -28,7 +28,7 @@ class Watchdog:
             raise ValueError(f"watchdog.limit={limit} and watchdog.start={start} are seconds, or 0 for no limit")
         self._phases, self._folder, self._rank = phases, Path(folder), rank
         self._limits, self._over = (limit, start), threading.Event()
-        # how often it looks: a phase of the shorter limit may begin while it waits for one of the longer
+        # seconds between checks: a phase with the shorter limit may begin while it waits for one with the longer
         self._pause = max(0.05, min([value for value in self._limits if value], default=600.0) / 10)
         self._first = phases.step
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -41,7 +41,7 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         if self._thread.ident is not None:
-            self._thread.join()  # before the timer is stopped, which the thread may be about to set once more
+            self._thread.join()  # before the timer is stopped, which the thread may set once more
         faulthandler.cancel_dump_traceback_later()
 
     def _limit(self) -> float:
@@ -57,7 +57,7 @@ class Watchdog:
                     self._end(limit)
                 continue
             if limit:
-                # This thread runs only while others let go of the interpreter; the timer below is the operating system's.
+                # This thread runs only while others release the interpreter's lock; the timer does not need it.
                 faulthandler.dump_traceback_later(left + BACKSTOP, exit=True, file=STDERR)
             self._over.wait(min(left + 0.01, self._pause) if limit else self._pause)
 
@@ -80,7 +80,7 @@ class Watchdog:
 
 
 def kill_children() -> None:
-    """Loader workers notice within seconds that their parent is gone; a decoder in a loop would not."""
+    """Kill loader workers: they notice the parent's end within seconds, but a decoder in an endless loop would not."""
     import signal
 
     for entry in Path("/proc").glob("[0-9]*/stat"):

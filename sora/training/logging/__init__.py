@@ -1,1 +1,1 @@
-"""What is written of a run while it trains."""
+"""Logs of a run while it trains."""

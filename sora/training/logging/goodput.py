@@ -1,14 +1,14 @@
-"""Where a run's time goes, and what it was doing when nothing moved any more.
+"""The use of a run's time, by phases, and the phase that a stuck run was in.
 
-Every moment of a process belongs to one phase, so that the seconds of all phases are its wall time. RUN/goodput.jsonl has one line for each
-process that trained in the run, rewritten as it goes:
+Each moment of a process belongs to one phase, so the seconds of all phases add up to its wall time. RUN/goodput.jsonl has a line for each
+process that trained in the run, which is updated while it runs:
 
     {"began": …, "ended": …, "first": 120, "last": 480, "start": 12.1, "data": 3.0, "step": 540.2, "checkpoint": 1.3, "evaluation": 0.0,
      "end": 0.4, "wasted": 20.5, "down": 4.2, "undone": [[240, 300]], "complete": false}
 
-wasted: the seconds of earlier processes' steps that this one makes again, and of those that it undid by going back to the weights from
-before them, from a step to a step in `undone`; down: seconds without any process, of a run that had steps to make: not after the process
-with which it was `complete`.
+wasted: seconds of earlier processes' steps that this one repeats, and of its own steps that it lost by going back to earlier weights;
+`undone` has the first and last step of each. down: seconds without any process while the run had steps left, so not after a process with
+`complete`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LINE = Fields(
 
 
 class Phases:
-    """The phase that this process is in, since when, and how long all have taken. It begins with "start", `before` seconds ago."""
+    """The present phase of this process, and the seconds of all its phases. It starts with "start", `before` seconds ago."""
 
     def __init__(self, *, before: float = 0.0) -> None:
         self.began = time.monotonic() - before
@@ -44,7 +44,7 @@ class Phases:
         self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
 
     def enter(self, name: str, step: int | None = None) -> None:
-        """The phase changes now. step: optimiser steps that are behind."""
+        """Change the phase. step: optimiser steps that are done."""
         now = time.monotonic()
         self._seconds[self.name] += now - self.since
         self.name, self.since = name, now
@@ -53,7 +53,7 @@ class Phases:
 
     @contextmanager
     def during(self, name: str) -> Iterator[None]:
-        """Another phase for the time of a block."""
+        """A context with another phase."""
         before = self.name
         self.enter(name)
         try:
@@ -62,23 +62,23 @@ class Phases:
             self.enter(before)
 
     def seconds(self) -> dict[str, float]:
-        """Of each phase up to now."""
+        """The seconds of each phase so far."""
         found = dict(self._seconds)
         found[self.name] += time.monotonic() - self.since
         return found
 
 
 def age() -> float:
-    """Seconds since this process began, its imports and all."""
+    """Seconds since this process started, imports included."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):  # no Linux: the interpreter's own start is not known
+    except (OSError, ValueError, IndexError):  # not Linux: the interpreter's start is not known
         return 0.0
 
 
 class Goodput:
-    """The account of a run over all its processes. first: the step that this one begins at."""
+    """The record of a run's time over all its processes. first: the step at which this one starts."""
 
     def __init__(self, folder: Path, phases: Phases, *, first: int) -> None:
         self._path, self._phases = Path(folder) / FILE, phases
@@ -89,36 +89,36 @@ class Goodput:
 
     @property
     def first(self) -> int:
-        """The step that this process began at."""
+        """The step at which this process started."""
         return self._line["first"]
 
     def begin_at(self, first: int) -> None:
-        """This process begins at another step than was thought."""
+        """Correct the step at which this process starts."""
         self._line |= {"first": first, "last": first, "wasted": self._wasted(first)}
 
     def undo(self, first: int, last: int) -> None:
-        """The run went back to the weights of step `first`, in step `last`: what was learned in between is lost."""
+        """The run went from step `last` back to the weights of step `first`; training between them is lost."""
         line = self._line | {"last": last, "step": self._phases.seconds()["step"]}
         lost = _wasted([*self._earlier, line], first)
         self._line |= {"wasted": round(self._line["wasted"] + lost, 3), "undone": [*self._line["undone"], [first, last]]}
 
     def write(self, *, complete: bool = False) -> None:
-        """Bring this process's line up to date. complete: the run has made all its steps. A full disk only costs the account."""
+        """Update this process's line. complete: the run has done all its steps. A full disk loses only the record."""
         seconds = {name: round(value, 3) for name, value in self._phases.seconds().items()}
         self._line |= {"ended": round(time.time(), 3), "last": self._phases.step, **seconds, "complete": complete}
         lines = [json.dumps(line) for line in (*self._earlier, self._line)]
         try:
-            os.stat(self._path.parent)  # a run's folder that was moved or removed is not made again
+            os.stat(self._path.parent)  # a run's folder that was moved or removed must not be created again
             storage.write_text(self._path, "".join(f"{line}\n" for line in lines))
-        except (OSError, ValueError) as error:  # ValueError: a folder or a pipe is in its place
+        except (OSError, ValueError) as error:  # ValueError: a folder or a pipe stands in its place
             print(f"could not write {self._path}: {error}; training goes on without the account of its time")
 
     def share(self) -> float:
-        """The goodput of the run up to now."""
+        """The run's goodput so far."""
         return totals([*self._earlier, {**self._line, **self._phases.seconds()}])["goodput"]
 
     def told(self) -> str:
-        """One line for the end of a run."""
+        """A line for the end of a run."""
         total = totals([*self._earlier, self._line])
         parts = ", ".join(f"{name} {_short(value)}" for name, value in total["seconds"].items() if value >= 0.05 and name != "step")
         return f"goodput {total['goodput']:.1%}: {_short(total['useful'])} of {_short(total['wall'])} went into steps that count ({parts})"
@@ -133,19 +133,19 @@ class Goodput:
 
 
 def _wasted(lines: Sequence[Mapping[str, Any]], first: int) -> float:
-    """The seconds that processes spent on steps after `first`, apart from what has been counted as wasted already."""
+    """The seconds that earlier processes spent on steps after `first`, without those that already count as wasted."""
     lost = 0.0
     counted: list[list[int]] = []
     for line in reversed(lines):
         counted += line.get("undone", [])
         share = (line["last"] - line["first"]) or 1
         lost += line["step"] * _uncovered(max(first, line["first"]), line["last"], counted) / share
-        counted.append([line["first"], sys.maxsize])  # what earlier processes made of these
+        counted.append([line["first"], sys.maxsize])  # these steps count as wasted already
     return lost
 
 
 def _uncovered(begin: int, end: int, spans: Sequence[list[int]]) -> int:
-    """How many of the steps after `begin` up to `end` lie in none of the spans."""
+    """The number of steps after `begin` up to `end` that lie in no span."""
     left = 0
     for low, high in sorted(map(tuple, spans)):
         left += max(0, min(low, end) - begin)
@@ -154,8 +154,8 @@ def _uncovered(begin: int, end: int, spans: Sequence[list[int]]) -> int:
 
 
 def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of all processes: "wall" seconds from the first one's beginning to the last one's end, the "seconds" of each phase and of "down",
-    the "useful" ones, spent in steps that were neither made again nor undone, and "goodput", their share of the wall."""
+    """The times of all processes: "wall" seconds from the first start to the last end, "seconds" by phase and "down", the "useful" ones in
+    steps that were neither repeated nor undone, and "goodput", their share of the wall time."""
     seconds = {name: sum(line[name] for line in lines) for name in (*PHASES, "down")}
     wasted = sum(line["wasted"] for line in lines)
     wall, useful = sum(seconds.values()), seconds["step"] - wasted

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, a line now and then elsewhere."""
+"""Shows a person the progress of a run: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sora.system.terminal import shown
 
 
 class Progress:
-    """Loss, throughput and time left. `unit` is what throughput counts: "clips" or "tokens"."""
+    """Shows loss, throughput and time left. unit: what throughput counts, "clips" or "tokens"."""
 
     def __init__(self, *, steps: int, done: int, unit: str, every: float = 15.0) -> None:
         self._steps, self._unit, self._every = steps, unit, every
@@ -27,7 +27,7 @@ class Progress:
             self._task = self._bar.add_task("", total=steps, completed=done)
 
     def update(self, step: int, *, loss: float, rate: float, mfu: float | None = None, also: str = "") -> None:
-        """rate: units a second. mfu: the model's operations as a share of what the devices could make; None: not known. also: as it is."""
+        """Show a step. rate: units per second. mfu: model FLOPs utilisation; None if unknown. also: text appended as it is."""
         told = f"loss {loss:.4f}  {rate:,.0f} {self._unit}/s" + ("" if mfu is None else f"  MFU {mfu:.1%}") + (f"  {also}" if also else "")
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=told)

@@ -1,10 +1,10 @@
-"""What each rank measures of itself: how long its own part of a step takes, and how much memory it holds.
+"""Measures on each rank the time of its own part of a step, and its memory.
 
-Ranks of a run wait for one another in every step, so their steps all take as long as the slowest one's. Own time is what a rank spends
-before anybody waits for it: for its data, preparing them (encoding, drawing noise, moving) and in the forward of its blocks. Where blocks
-are sharded, their weights have been gathered when their forward begins; the backward follows the forward, and is not measured. Blocks that
-are compiled are measured together, by the forward of the whole task, in which sharded weights are waited for. Ranks that share packs
-(context, tensor) wait for one another inside blocks: among them the group is found, not the rank.
+Ranks wait for one another in every step, so all their steps take as long as the slowest rank's. A rank's own time is what it spends before
+it waits: for data, for preparing them (encoding, drawing noise, moving), and in the forward of its blocks. Sharded weights have been
+gathered when a block's forward begins. The backward is not measured; it takes longer where the forward does. Compiled blocks are measured
+together, by the forward of the whole task, which includes waits for sharded weights. Ranks that share packs (context, tensor) wait for one
+another inside blocks, so only their group can be identified.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from sora.system import distributed as ranks
 from sora.system import files as storage
 
 PARTS = ("data", "prepare", "compute")  # of a rank's own time
-FILE = "ranks.json"  # in the run folder: the latest figures of every rank
+FILE = "ranks.json"  # in the run folder: the latest numbers of every rank
 HOST_BYTES = 64
 
 
 class Stopwatch:
-    """Seconds between `start` and `stop`, by the clock of the device: a GPU is not waited for. Only while `open`."""
+    """Measures seconds between `start` and `stop` on the device's clock, without waiting for a GPU; only while `open`."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -39,7 +39,7 @@ class Stopwatch:
         self._marks: list[torch.cuda.Event] = []
 
     def start(self, *_: Any) -> None:
-        """Takes whatever a hook is given."""
+        """Start; takes any arguments, because it is a hook."""
         if self.open and self._on_gpu:
             self._mark()
         elif self.open:
@@ -57,7 +57,7 @@ class Stopwatch:
         self._marks.append(event)
 
     def take(self) -> float:
-        """The seconds since the last time. On a GPU: once what was measured is known to be done."""
+        """The seconds since the last call. On a GPU, call it when the measured work is known to be done."""
         pairs = zip(self._marks[::2], self._marks[1::2], strict=True)
         seconds = self._seconds + sum(first.elapsed_time(second) for first, second in pairs) / 1e3
         self._seconds, self._marks = 0.0, []
@@ -65,10 +65,7 @@ class Stopwatch:
 
 
 class Gauges:
-    """The gauges of this rank. folder: of the run, where the first rank writes `ranks.json`.
-
-    every: seconds between writings of it.
-    """
+    """The timings of this rank. folder: of the run; the first rank writes `ranks.json` there, every `every` seconds."""
 
     def __init__(self, folder: Path, *, every: float = 60.0) -> None:
         self._path, self._every, self._written = Path(folder) / FILE, every, -every
@@ -77,16 +74,16 @@ class Gauges:
         self._device = torch.device("cpu")
         self._watch = Stopwatch(self._device)
         self._hosts: list[str] = []
-        self._told, self._medians, self._slowest = 0, np.zeros(0), np.zeros(0, dtype=np.int64)  # over all that was told, of each rank
-        self.slowest = ""  # of the latest figures, in words; "" for one rank
+        self._told, self._medians, self._slowest = 0, np.zeros(0), np.zeros(0, dtype=np.int64)  # totals over all calls of `told`, by rank
+        self.slowest = ""  # the slowest rank, in words; "" for one rank
 
     def attach(self, task: nn.Module, device: torch.device) -> None:
-        """Measure the blocks of a task, which lies where it will train. Every rank must call it."""
+        """Measure the blocks of a task on its training device. Every rank must call this."""
         self._device, self._watch = device, Stopwatch(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         for unit in measured(task):
-            # after the hooks that gather the unit's weights, and before those that let go of them
+            # after the hooks that gather the unit's weights, before those that free them
             self._hooks += [unit.register_forward_pre_hook(self._watch.start), unit.register_forward_hook(self._watch.stop, prepend=True)]
         self._hosts = _hosts(device)
 
@@ -95,27 +92,27 @@ class Gauges:
             self._hooks.pop().remove()
 
     def begin(self) -> None:
-        """A step begins: what is computed from here on is its own."""
+        """A step begins: measure what is computed from here on."""
         self._watch.open = True
 
     def end(self, *, data: float, prepare: float) -> None:
-        """It has ended, and the device has done it. data, prepare: the seconds it waited for data and made packs of them."""
+        """A step has ended, also on the device. data, prepare: seconds of waiting for data, and of preparing packs."""
         self._watch.open = False
         self._steps.append((data, prepare, self._watch.take()))
 
     def told(self) -> dict[str, Any]:
-        """The figures of all ranks over the steps since the last time. Every rank must call it, in the same order.
+        """The numbers of all ranks over the steps since the last call. Every rank must call this, in the same order.
 
-        memory: in GB, the most of any rank. With several ranks: seconds_p50 and seconds_p95, percentiles of a rank's own time for a step,
-        each as [fastest, median, slowest rank]; slowest: the rank with the largest p50, slowest_host, slowest_ratio (its p50 over the
-        median rank's) and slowest_by, the part of its own time that makes most of the difference.
+        memory: GB, the maximum over ranks. With several ranks: seconds_p50 and seconds_p95, percentiles over steps of a rank's own time,
+        each as [fastest, median, slowest rank]; slowest: the rank with the largest p50; slowest_host; slowest_ratio: its p50 over the
+        median rank's; slowest_by: the part of its own time with the largest excess.
         """
         steps, held = np.array(self._steps or [(0.0, 0.0, 0.0)]), memory(self._device)
         self._steps = []
         if not ranks.several():
             return {name: round(value, 3) for name, value in held.items()}
         own = steps.sum(axis=1)
-        # medians of the parts, too: one step in which the machine did something else makes nobody slow
+        # medians of the parts, too, so that a single disturbed step makes no rank slow
         mine = [*np.percentile(own, (50, 95)), *np.median(steps, axis=0), *held.values()]
         each = torch.stack(ranks.gathered(torch.tensor(mine, dtype=torch.float64, device=self._device))).cpu().numpy()
         memories = {name: round(float(value), 3) for name, value in zip(held, each[:, 5:].max(axis=0), strict=True)}
@@ -124,7 +121,7 @@ class Gauges:
         return memories | self._compared(each)
 
     def _remember(self, medians: np.ndarray) -> None:
-        """Sums, not each: of thousands of ranks a long run tells millions."""
+        """Add to the totals; single values of thousands of ranks would be too many in a long run."""
         if not self._told:
             self._medians, self._slowest = np.zeros(len(medians)), np.zeros(len(medians), dtype=np.int64)
         self._told += 1
@@ -146,7 +143,7 @@ class Gauges:
         }
 
     def _write(self, each: np.ndarray, memories: Sequence[str]) -> None:
-        """The table of all ranks; a full disk only costs the table."""
+        """Write the table of all ranks; a full disk loses only the table."""
         if not ranks.first() or time.monotonic() - self._written < self._every:
             return
         self._written = time.monotonic()
@@ -155,11 +152,11 @@ class Gauges:
         rows = [{"rank": rank, "host": host} | _rounded(columns, row) for rank, (host, row) in found]
         try:
             storage.write_json(self._path, rows)
-        except (OSError, ValueError) as error:  # ValueError: a folder or a pipe is in its place
+        except (OSError, ValueError) as error:  # ValueError: a folder or a pipe stands in its place
             print(f"could not write {self._path}: {error}; training goes on without it")
 
     def summary(self) -> str | None:
-        """One line for the end of a run: which rank was the slowest, over all that was told. None for one rank."""
+        """A line for the end of a run with the slowest rank over all steps. None for one rank."""
         if not self._told:
             return None
         medians = self._medians / self._told
@@ -172,19 +169,19 @@ class Gauges:
 
 
 def measured(task: nn.Module) -> list[nn.Module]:
-    """The modules whose forward is measured: the blocks of every list of blocks, or the task where there are none or they are compiled."""
+    """The modules to time: the blocks in all lists of blocks, or the task if there are none or they are compiled."""
     units: dict[str, nn.Module] = {}
     for name, module in task.named_modules():
         inside = any(name.startswith(f"{unit}.") for unit in units)
         if isinstance(module, nn.ModuleList) and not inside:
             units |= {f"{name}.{number}": block for number, block in enumerate(module)}
-    # a hook of a compiled module becomes part of its graph
+    # a hook on a compiled module would become part of its graph
     compiled = any(unit._compiled_call_impl is not None for unit in units.values())
     return list(units.values()) if units and not compiled else [task]
 
 
 def memory(device: torch.device) -> dict[str, float]:
-    """GB that this process holds. On a GPU: allocated and reserved now, and the peak since the last time; on a CPU: resident, its peak."""
+    """GB of this process. On a GPU: allocated and reserved now, and the peak since the last call; on a CPU: the peak of resident memory."""
     if device.type == "cuda":
         found = torch.cuda.memory_stats(device)
         names = {"allocated": "allocated_bytes.all.current", "reserved": "reserved_bytes.all.current", "peak": "allocated_bytes.all.peak"}
@@ -203,7 +200,7 @@ def _hosts(device: torch.device) -> list[str]:
 
 
 def _middle(values: np.ndarray) -> Any:
-    """The median over ranks; of two ranks the faster one, as the slower one is asked about."""
+    """The median over ranks; of two ranks the faster, to compare the slower one with."""
     return np.percentile(values, 50, axis=0, method="lower")
 
 

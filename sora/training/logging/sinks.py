@@ -1,8 +1,8 @@
-"""Where metrics may go besides the run folder: CSV, TensorBoard, wandb. Each runs in a process of its own, started by `tracker.py`.
+"""Destinations of metrics besides the run folder: CSV, TensorBoard, wandb. Each runs in its own process, which `tracker.py` starts.
 
-That process is this file, alone: it reads one JSON object per line and imports nothing of the framework, so whatever a tracker does
-(hang, crash, wait ninety seconds for a server) happens elsewhere than in training. It does not outlive the trainer by more than its
-patience. A run that goes on from step `first` tells the later ones again: what was told of them before is taken back.
+That process runs this file alone: it reads one JSON object per line and imports nothing of sora, so a tracker that hangs, crashes or waits
+for a server does not disturb training. It ends at most its patience after the trainer. A run that continues from step `first` sends later
+steps again; a sink removes what it had of them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 
 @dataclass
 class Nowhere:
-    """metrics.jsonl alone."""
+    """No sink: metrics.jsonl is the only record."""
 
 
 @dataclass
 class Csv:
-    """metrics.csv in the run folder; columns that appear later make it be written anew. Its rows are in the file alone."""
+    """metrics.csv in the run folder; a new column makes it be rewritten. Rows are kept in the file only."""
 
     def open(self, folder: Path, identity: str, config: dict[str, Any], first: int) -> None:
         self._path = folder / "metrics.csv"
@@ -45,7 +45,7 @@ class Csv:
             csv.DictWriter(file, self._columns).writerow(row)
 
     def _rewrite(self, columns: list[str], *, until: int) -> None:
-        """The rows of steps up to `until` under these columns."""
+        """Rewrite the rows of steps up to `until` with these columns."""
         staging = self._path.with_name(f".staging-{os.getpid()}-{self._path.name}")
         try:
             with open(staging, "w", newline="", encoding="utf-8") as file:
@@ -61,28 +61,28 @@ class Csv:
         self._columns = columns
 
     def media(self, step: int, name: str, path: Path, caption: str) -> None:
-        """The file is in the run folder already."""
+        """Do nothing: the file is in the run folder already."""
 
     def close(self) -> None:
-        """Every row is on disk."""
+        """Do nothing: every row is on disk."""
 
 
 def _whole(lines: Iterable[str]) -> Iterator[str]:
-    """Lines but one that a killed process left half of."""
+    """The lines without an incomplete one that a killed process left."""
     return (line for line in lines if line.endswith("\n"))
 
 
 @dataclass
 class TensorBoard:
-    """Event files in RUN/tensorboard. Needs the package tensorboard. Videos stay in the run folder: its own video writer drops them."""
+    """Event files in RUN/tensorboard. Needs the package tensorboard, whose video writer drops videos, so these stay in the run folder."""
 
     def open(self, folder: Path, identity: str, config: dict[str, Any], first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        place = folder.absolute() / "tensorboard"  # relative, a name with a colon is a URL
+        place = folder.absolute() / "tensorboard"  # in a relative path, a name with a colon is a URL
         begun = place.is_dir() and any(place.iterdir())
         self._writer = SummaryWriter(str(place), purge_step=first + 1)
-        if not begun:  # it takes no text back
+        if not begun:  # text cannot be removed from it later
             self._writer.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
 
     def log(self, step: int, values: dict[str, Any]) -> None:
@@ -99,9 +99,9 @@ class TensorBoard:
 
 @dataclass
 class Wandb:
-    """Weights & Biases. A server that does not answer within `timeout` seconds is done without: the run is kept offline in RUN/wandb.
+    """Weights & Biases. If the server does not answer within `timeout` seconds, the run is recorded offline in RUN/wandb.
 
-    It takes no step twice: what was told first stays, and later ones are dropped there.
+    wandb takes each step once: the first values stay, and later ones are dropped.
     """
 
     project: str
@@ -151,7 +151,7 @@ def _say(text: str) -> None:
 
 
 def serve(first: str, lines: Iterable[str]) -> None:
-    """Open the sink that the first line describes, then do what each further line says, to the end of the input."""
+    """Open the sink that the first line describes, then run the call in each further line, to the end of the input."""
     start = json.loads(first)
     sink = next(kind for kind in (Csv, TensorBoard, Wandb) if kind.__name__ == start["sink"])(**start["settings"])
     sink.open(Path(start["folder"]), start["identity"], start["config"], start["first"])
@@ -165,13 +165,13 @@ def serve(first: str, lines: Iterable[str]) -> None:
 
 
 def described(sink: Any, *, folder: Path, identity: str, config: dict[str, Any], first: int, patience: float) -> dict[str, Any]:
-    """The first line: which sink, of which run and from which step on, and whose: of the process that calls this."""
+    """The first line for a sink's process: the sink, its run, the first step, and the id of the calling process."""
     owner = {"owner": os.getpid(), "patience": patience, "first": first}
     return {"sink": type(sink).__name__, "settings": asdict(sink), "folder": str(folder), "identity": identity, "config": config, **owner}
 
 
 def follow(owner: int, patience: float) -> None:
-    """End this process and all that it has started `patience` seconds after its owner's death, whatever it is waiting for."""
+    """End this process and its children `patience` seconds after the owner's death, whatever they wait for."""
     while os.getppid() == owner:
         time.sleep(0.5)
     time.sleep(patience)
@@ -184,15 +184,15 @@ def main() -> None:
     threading.Thread(target=follow, args=(start["owner"], start["patience"]), daemon=True).start()
     try:
         serve(first, sys.stdin)
-    except OSError as error:  # a full disk, which the trainer tells of, too, where it stops the run
+    except OSError as error:  # a full disk; the trainer reports it too if it stops the run
         _say(f"{start['sink']} cannot go on: {error.strerror or error}")
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    # as in sora/system/processes.py, of which this file knows nothing
+    # as in sora/system/processes.py, which this file must not import
     asking = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
     for number in asking:
-        signal.signal(number, signal.SIG_IGN)  # the trainer decides when this ends: it closes the pipe
+        signal.signal(number, signal.SIG_IGN)  # the trainer decides when this process ends, by closing the pipe
     signal.pthread_sigmask(signal.SIG_UNBLOCK, asking)
     main()

@@ -1,8 +1,8 @@
-"""Handing metrics to a tracker that may be slow, dead or lying, without ever waiting for it.
+"""Hands metrics to a tracker that may be slow, dead or wrong, without ever waiting for it.
 
-The tracker lives in another process at the end of a pipe. Training puts lines into a bounded queue and goes on; when the queue is full the
-line is dropped and counted. At the end the tracker gets a few seconds and is then killed, with all that it has started. metrics.jsonl is
-the truth; this is a copy.
+The tracker is another process at the end of a pipe. Training puts lines into a bounded queue; if it is full, the line is dropped and
+counted. At the end the tracker has a few seconds and is then killed, with all processes that it started. The record is metrics.jsonl; the
+tracker has a copy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Sink = sinks.Csv | sinks.TensorBoard | sinks.Wandb
 
 
 class NoTracker:
-    """Metrics stay in the run folder."""
+    """No tracker: metrics are in the run folder only."""
 
     def log(self, step: int, values: Mapping[str, Any]) -> None: ...
     def media(self, step: int, name: str, path: Path, caption: str) -> None: ...
@@ -34,9 +34,10 @@ class NoTracker:
 
 
 class Tracker:
-    """A sink in a process of its own.
+    """A sink in its own process.
 
-    first: the step after which it is told. patience: seconds that `close` waits for it. room: lines that may wait before lines are dropped.
+    first: it gets metrics of later steps only. patience: seconds that `close` waits for it. room: lines that may wait before lines are
+    dropped.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Tracker:
         self._put({"step": step, "values": dict(values)})
 
     def media(self, step: int, name: str, path: Path, caption: str) -> None:
-        """Tell of a file that lies in the run folder."""
+        """Pass on a file in the run folder."""
         self._put({"step": step, "media": name, "path": str(Path(path).resolve()), "caption": caption})
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Exponential moving averages of the weights: what is sampled from, never what is trained."""
+"""Exponential moving averages of the weights, which samples are generated from; training does not use them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sora.system.torch_private import foreach_lerp_
 
 
 def constant_decay(step: int, *, decay: float, warmup: float) -> float:
-    """min(decay, (1 + step) / (warmup + step)): early weights are forgotten fast (TensorFlow's ExponentialMovingAverage)."""
+    """min(decay, (1 + step) / (warmup + step)): early weights are forgotten quickly (TensorFlow's ExponentialMovingAverage)."""
     return min(decay, (1 + step) / (warmup + step))
 
 
@@ -26,7 +26,8 @@ def power_decay(step: int, *, gamma: float) -> float:
 
 
 class Averaging(Protocol):
-    """What follows the weights while they train. shadow: the averages that are sampled from, by parameter; empty where none are kept."""
+    """An average that is updated from the weights in training. shadow: the averages to sample from, by parameter; empty if none are
+    kept."""
 
     @property
     def shadow(self) -> dict[str, Tensor]: ...
@@ -39,16 +40,16 @@ class Averaging(Protocol):
 
 @dataclass
 class Average:
-    """An average of named tensors under one rate. It keeps fp32 copies wherever the parameters live, sharded if they are.
+    """An average of named tensors with one decay rate. Its copies are fp32, on the parameters' devices and sharded like them.
 
-    rate: how much of the average is kept at update number `step`, the first being 1. None follows the weights exactly and keeps no copy.
+    rate: the share of the average that is kept at update number `step`, counted from 1. None: no average, and no copy.
     """
 
     rate: Callable[[int], float] | None
     shadow: dict[str, Tensor] = field(default_factory=dict)
 
     def follow(self, parameters: Mapping[str, Tensor]) -> None:
-        """Begin at the present weights."""
+        """Start at the present weights."""
         if self.rate is not None:
             self.shadow = {name: value.detach().clone().float() for name, value in parameters.items()}
 
@@ -62,16 +63,16 @@ class Average:
         foreach_lerp_(list(self.shadow.values()), now, 1 - self.rate(step))
 
     def kinds(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint holds of it, by kind."""
+        """The tensors for a checkpoint, by kind."""
         return {"ema": self.shadow} if self.shadow else {}
 
     def widths(self) -> dict[str, float]:
-        """The relative widths of the kinds from which other profiles can be made: none."""
+        """The relative widths of the profiles that post-hoc EMA can combine: none."""
         return {}
 
     @contextmanager
     def applied(self, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-        """The averaged weights in place of the trained ones, which are put back bit for bit."""
+        """A context with the averaged weights in place of the trained ones, which are restored bit for bit."""
         trained = {name: parameters[name].detach().clone() for name in self.shadow}
         try:
             _copy(self.shadow, parameters)
@@ -81,12 +82,12 @@ class Average:
 
 
 class PostHoc:
-    """Averages under several power-function profiles, of which any other is made afterwards (Karras et al. 2024, section 3.2).
+    """Averages under several power-function profiles, from which any other is computed after training (Karras et al. 2024, section 3.2).
 
-    widths: their relative widths, at least two; the first is what is sampled from while nothing else is asked for.
+    widths: their relative widths, at least two; sampling uses the first by default.
 
     Raises:
-        ValueError: fewer than two widths, the same one twice, or one that no such profile has.
+        ValueError: fewer than two widths, duplicates, or a width that no such profile has.
     """
 
     def __init__(self, *, widths: Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""How large the gradients of each part of a network are: for the log, before they are clipped."""
+"""The gradient norm of each part of a network, before clipping, for the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sora.training.optim import clipping
 
 
 def part_of(name: str) -> str:
-    """The part of a network that a parameter is of: dit.blocks.3 has `dit.blocks.3.mlp.up.weight`, and dit.embed `dit.embed.weight`."""
+    """The part of a network that a parameter belongs to: `dit.blocks.3.mlp.up.weight` to dit.blocks.3, `dit.embed.weight` to dit.embed."""
     pieces = name.split(".")
     number = next((place for place, piece in enumerate(pieces) if piece.isdigit()), None)
     return ".".join(pieces[: number + 1] if number is not None else pieces[:2])
@@ -29,18 +29,17 @@ def parts_of(names: Iterable[str]) -> list[str]:
 
 @lru_cache(maxsize=8)
 def _places(names: tuple[str, ...]) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """The number of each part, and of the part of each name: those of a deep network are many, and stay as they are while it trains."""
+    """The index of each part, and for each name the index of its part. Cached, because a deep network has many names."""
     found = [part_of(name) for name in names]
     parts = {part: place for place, part in enumerate(dict.fromkeys(found))}
     return parts, {name: parts[part] for name, part in zip(names, found, strict=True)}
 
 
 def norms(parameters: Mapping[str, nn.Parameter], each: Float[Tensor, "n"]) -> dict[str, float]:
-    """The 2-norm of the gradients of each part, over all ranks; a part without gradients has 0. Every rank must call it.
+    """The 2-norm of the gradients of each part, over all ranks; 0 for a part without gradients. Every rank must call this.
 
-    each: the norms of what this rank holds of the gradients that there are (`clipping.each_norm`). One sum over ranks of a number for each
-    part. Shards add up; of copies, each rank counts its share, so that it is right for any mesh: the squares of a tensor that is on n ranks
-    alike are divided by n.
+    each: the norms of this rank's part of the existing gradients (`clipping.each_norm`). One sum over ranks is enough, with a number for
+    each part. Squares of shards add up, and squares of a tensor with n copies are divided by n, so the result is right for any mesh.
     """
     places, of = _places(tuple(parameters))
     gradients = [(of[name], value.grad) for name, value in parameters.items() if value.grad is not None]

@@ -1,7 +1,7 @@
 """Optimisers over named parameters. Each function returns the list of optimisers that step together.
 
-Matrices decay; biases, norms and tables do not. scales: of single parameters, by name, as a parametrization has them
-(`sora.dit.mup`); None: all as they are.
+Weight decay applies to matrices, not to biases, norms and tables. scales: of single parameters, by name, from a parametrisation
+(`sora.dit.mup`); None for no scaling.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def adamw(
     weight_decay: float,
     scales: Mapping[str, Scale] | None = None,
 ) -> list[Optimizer]:
-    """AdamW (Loshchilov & Hutter 2019) on everything, in the fused form."""
+    """AdamW (Loshchilov & Hutter 2019) on all parameters, in its fused form."""
     _refuse(betas, lr=lr, eps=eps, weight_decay=weight_decay)
     return [_adamw(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, scales=scales)]
 
@@ -49,13 +49,13 @@ def muon(
     eps: float,
     scales: Mapping[str, Scale] | None = None,
 ) -> list[Optimizer]:
-    """Muon on the weight matrices of the blocks, AdamW at `other_lr` on the rest (embeddings, tables, the output layer, biases).
+    """Muon on the weight matrices of the blocks, and AdamW at `other_lr` on the rest (embeddings, tables, the output layer, biases).
 
-    within: the part of a name that marks a block's parameter, as in "blocks.". splits: parts of names whose matrix is several stacked by
-    rows, and how many ({"qkv": 3}); each is orthogonalised by itself.
+    within: the part of a name that marks a block's parameter, as in "blocks.". splits: name parts of stacked matrices, with the number of
+    matrices ({"qkv": 3}); each of them is orthogonalised separately.
 
     Raises:
-        ValueError: no matrix lies within `within`.
+        ValueError: no matrix has `within` in its name.
     """
     _refuse(betas, lr=lr, other_lr=other_lr, momentum=momentum, eps=eps, weight_decay=weight_decay)
     matrices = {name: value for name, value in parameters.items() if within in name and name.endswith("weight") and value.ndim == 2}
@@ -74,7 +74,7 @@ def muon(
 
 
 def _refuse(betas: Sequence[float], **numbers: float) -> None:
-    """Raise ValueError, naming the key, for what no optimiser steps with."""
+    """Raise ValueError, naming the key, for numbers that no optimiser can use."""
     for key, value in numbers.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"optimizer.{key}={value} must be a number of 0 or more")
@@ -98,7 +98,7 @@ def _adamw(
     weight_decay: float,
     scales: Mapping[str, Scale] | None,
 ) -> AdamW:
-    """One group for all that have the same rate and decay; the unscaled rate comes first, and is the one that is logged."""
+    """One group for each pair of rate and decay. The group with the unscaled rate comes first, because its rate is logged."""
     groups: dict[tuple[float, bool, float], list[nn.Parameter]] = {}
     for name, value in parameters.items():
         scale, decays = scale_of(scales, name), value.ndim >= 2 and name.endswith("weight")
@@ -108,10 +108,10 @@ def _adamw(
 
 
 class Muon(Optimizer):
-    """Momentum whose update is orthogonalised (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks").
+    """Momentum with an orthogonalised update (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks").
 
-    Unlike `torch.optim.Muon` it iterates in fp32 on a CPU, where bf16 may be emulated; takes matrices of one shape in one batch; and
-    knows that fused projections are several matrices.
+    Unlike `torch.optim.Muon`, it iterates in fp32 on a CPU, where bf16 may be emulated, processes matrices of one shape in one batch, and
+    treats a fused projection as several matrices.
     """
 
     def __init__(self, params: Iterable[Any], *, lr: float, momentum: float, weight_decay: float, iterations: int) -> None:
@@ -129,7 +129,7 @@ class Muon(Optimizer):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(value.grad)
                 buffer = state["momentum_buffer"].lerp_(value.grad, 1 - group["momentum"])
-                update = torch.lerp(value.grad, buffer, group["momentum"])  # Nesterov's
+                update = torch.lerp(value.grad, buffer, group["momentum"])  # Nesterov momentum
                 where = (value.device_mesh, value.placements) if isinstance(value, DTensor) else value.device
                 alike.setdefault((tuple(value.shape), group["parts"], group["iterations"], where), []).append((value, update, group))
         for (shape, parts, iterations, _), members in alike.items():
@@ -141,7 +141,8 @@ class Muon(Optimizer):
 
 
 def _turned(updates: Sequence[Tensor], *, parts: int, iterations: int) -> Sequence[Tensor]:
-    """Matrices of one shape, each of so many stacked ones, orthogonalised; ranks that hold them in shards do some each, whole."""
+    """Orthogonalise tensors of one shape, each a stack of `parts` matrices. Ranks that share them in shards each process some whole
+    ones."""
     first = updates[0]
     if not isinstance(first, DTensor):
         return _whole_turned(torch.stack(list(updates)), parts=parts, iterations=iterations).unbind()
@@ -161,7 +162,7 @@ def _whole_turned(stack: Float[Tensor, "K R C"], *, parts: int, iterations: int)
 def orthogonalise(matrices: Tensor, *, iterations: int) -> Tensor:
     """Bring every singular value near 1 by the quintic Newton-Schulz iteration; (K, R, C) -> (K, R, C).
 
-    After five iterations they lie between about 0.7 and 1.2: the coefficients trade exactness for a steep start.
+    After five iterations they lie between about 0.7 and 1.2, because the coefficients favour fast growth of small ones over exactness.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()

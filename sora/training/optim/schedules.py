@@ -27,5 +27,5 @@ def _rise(step: int, warmup: int) -> float:
 
 
 def _share(step: int, *, start: int, end: int) -> float:
-    """How far `step` is between two steps, in [0, 1]."""
+    """The position of `step` between `start` and `end`, in [0, 1]."""
     return min(1.0, max(0.0, (step - start) / max(1, end - 1 - start)))
