@@ -76,6 +76,6 @@ def check_levels(levels: Float[Tensor, "..."], kind: Prediction, *, path: Path, 
         worst = float(levels.flatten()[det.flatten().argmin()])
         name = getattr(kind, "__name__", str(kind)).removesuffix("_prediction")
         raise ValueError(
-            f"a network that predicts {name} cannot be sampled at noise level {worst:g} on {path}; start below it, with first=0.98, "
-            "or train with the velocity prediction, objective=velocity"
+            f"a network that predicts {name} cannot be sampled at noise level {worst:g} on {path}; "
+            f"{'start below it, with first=0.98, or ' if worst > 0.5 else ''}train with the velocity prediction, objective=velocity"
         )
