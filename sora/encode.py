@@ -81,8 +81,7 @@ def encode(config: DictConfig, index: Index, part: JobPart) -> None:
     from sora.vae import artefact
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    source = Path(config.vae)
-    source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
+    source = artefact.folder_of(config.vae)
     vae = artefact.load(source).to(choose_device(config.device))
     encoder, reader = build(config.text), build(config.reader)
     encoder.to(vae.shift.device)

@@ -68,8 +68,7 @@ def diffusion_plan(config: DictConfig) -> Planned:
     from sora.system.files import NotEncoded
     from sora.vae import artefact
 
-    source = Path(config.vae)
-    source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
+    source = artefact.folder_of(config.vae)
     identity = artefact.artefact_hash(source)
     encoder, patchifier = build(config.text), build(config.patches)
     try:

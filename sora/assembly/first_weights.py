@@ -80,8 +80,7 @@ def foresee(config: DictConfig, *, going_on: bool) -> None:
             raise ValueError(f"{key}={config[key]} is for the runs of sora, and init={config.init} is none; leave it out")
     if config.kind == "vae":
         raise ValueError(f"init={config.init} is no run and no VAE of sora; name the folder of a run of task=vae, or of its vae/")
-    source, patch = Path(config.vae), tuple(config.patches.size)
-    card = artefact.read_card(source / "vae" if (source / "vae" / artefact.CARD).is_file() else source)
+    card, patch = artefact.read_card(artefact.folder_of(config.vae)), tuple(config.patches.size)
     dit = outline(config.dit, given_of(build(config.patches), card["settings"]["latent_channels"], build(config.text)))
     checkpoints.foresee(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
 
@@ -178,11 +177,9 @@ def _depends(config: DictConfig) -> tuple[dict[str, str], bool]:
     from sora.config.build import build
     from sora.vae import artefact
 
-    source = Path(config.vae)
-    source = source / "vae" if (source / "vae" / artefact.CARD).is_file() else source
     encoder = build(config.text)
     trains = any(True for _ in encoder.text_module().parameters())
-    return {"vae": artefact.artefact_hash(source), "text": encoder.fingerprint}, trains
+    return {"vae": artefact.artefact_hash(artefact.folder_of(config.vae)), "text": encoder.fingerprint}, trains
 
 
 def _begin_own(config: DictConfig, job: Job, source: Path, noted: Mapping[str, Any] | None) -> InitialWeights:

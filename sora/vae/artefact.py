@@ -88,6 +88,12 @@ def copy(folder: Path, target: Path) -> None:
     storage.copy_files((CARD, WEIGHTS), Path(folder), target)
 
 
+def folder_of(source: Path | str) -> Path:
+    """The folder of the VAE that a path names: the path itself, or, of a run that has finished one, its vae/."""
+    inside = Path(source) / "vae"
+    return inside if (inside / CARD).is_file() else Path(source)
+
+
 def artefact_hash(folder: Path) -> str:
     """Hash of the VAE's weights, whitening and settings, which identifies the latents it encodes. It does not depend on `config`."""
     card = read_card(Path(folder))

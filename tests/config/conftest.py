@@ -1,4 +1,4 @@
-"""The toy world stands in for `conf/` and adds one room to the package."""
+"""The toy world stands in for `conf/` and adds one room to the package; own modules that leave a mark when they are imported."""
 
 import sys
 
@@ -7,6 +7,8 @@ import pytest
 import sora
 from sora.config import compose, targets
 from sora.config.command_line import help as page
+from sora.system.own_modules import OWN
+from tests.config.own_material import TELLTALE
 from tests.config.toy import lay_out
 
 
@@ -28,3 +30,22 @@ def toy(tmp_path, monkeypatch):
     targets.syntax.cache_clear()
     targets.text_of.cache_clear()
     targets._defined.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def nothing_named(monkeypatch):
+    monkeypatch.delenv(OWN, raising=False)
+    monkeypatch.delenv("SORA_CONFIG_DIR", raising=False)
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A package that can be imported, whose modules leave a mark when they are; the mark's path."""
+    (tmp_path / "lab_of_mine/inner").mkdir(parents=True)
+    mark = tmp_path / "mark"
+    for name in ("__init__", "blocks", "inner/deep"):
+        (tmp_path / f"lab_of_mine/{name}.py").write_text(TELLTALE.format(mark=str(mark)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield mark
+    for name in [name for name in sys.modules if name.startswith("lab_of_mine")]:
+        del sys.modules[name]
