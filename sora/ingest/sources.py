@@ -382,11 +382,11 @@ def clip_key(source: str, number: int) -> str:
     return f"{sha1(source.encode()).hexdigest()[:12]}-{number:05d}"
 
 
-def fitted(height: int, width: int, size: int | None, multiple: int) -> tuple[int, int]:
-    """The (H, W) that a video is stored at: short side `size` or less, both sides multiples, never enlarged."""
+def fitted(height: int, width: int, size: int | None, multiple: int, *, key: str = "source") -> tuple[int, int]:
+    """The (H, W) that a video is stored at: short side `size` or less, both sides multiples, never enlarged. key: of the settings."""
     scale = min(1.0, size / min(height, width)) if size else 1.0
     fits = [round(side * scale) // multiple * multiple for side in (height, width)]
     if min(fits) < 1:
-        few = f"{width}x{height} pixels" if scale == 1 else f"{width}x{height} pixels, scaled down to source.size={size},"
-        raise ValueError(f"{few} are too few for sides that are multiples of source.multiple={multiple}")
+        few = f"{width}x{height} pixels" if scale == 1 else f"{width}x{height} pixels, scaled down to {key}.size={size},"
+        raise ValueError(f"{few} are too few for sides that are multiples of {key}.multiple={multiple}")
     return fits[0], fits[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,9 +28,15 @@ def encode(frames: UInt8[np.ndarray, "T H W 3"], fps: float, *, lossless: bool) 
     frames = np.ascontiguousarray(frames)
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise ValueError(f"frames of shape {frames.shape} and type {frames.dtype} are no video; give uint8 (T, H, W, 3)")
+    _, height, width, _ = frames.shape
+    return encode_each(frames, fps, size=(height, width), lossless=lossless)
+
+
+def encode_each(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, *, size: tuple[int, int], lossless: bool) -> bytes:
+    """`encode` for frames of (H, W) `size` that come one after another, so that only one is in memory."""
     if not 0 < fps <= _MOST_RATE:
         raise ValueError(f"{fps} frames a second is no frame rate; give one above 0 and up to {_MOST_RATE:g}")
-    _, height, width, _ = frames.shape
+    height, width = size
     if not lossless and (height % 2 or width % 2):
         raise ValueError(f"frames of {width}x{height} do not fit 4:2:0 video; crop to even sizes or write with lossless=True")
     options = {
@@ -54,7 +61,7 @@ def encode(frames: UInt8[np.ndarray, "T H W 3"], fps: float, *, lossless: bool) 
             context.color_range = ColorRange.MPEG
         convert = _plain if lossless else _Subsampled(height, width)
         for number, picture in enumerate(frames):
-            frame = convert(picture)
+            frame = convert(np.ascontiguousarray(picture))
             frame.pts, frame.time_base = number, 1 / rate
             container.mux(video.encode(frame))
         container.mux(video.encode(None))

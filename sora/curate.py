@@ -1,0 +1,160 @@
+"""Make a curated set of clips from raw videos: find the shots, score them, find duplicates, choose late, and write shards.
+
+input is a folder of videos, a list of them, or a dataset (then scores and a selection are written beside its shards). A stage writes a
+file for each video into the work folder, under a hash of the video and of all settings that matter, so the same command goes on after
+anything, and a changed setting repeats only what depends on it. Every clip ends as kept or with one first reason, which the page
+OUTPUT/curation.html shows. Nothing of the input is changed or removed.
+
+sora curate status WORK   how far each stage is, at what rate, and what failed
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sora.gate.sizes import Number, refuse_numbers
+from sora.system.terminal import counted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sora.config.compose import Composed
+    from sora.curation.curating import Curated, CurationSettings
+
+EXAMPLES = (
+    "sora curate input=videos output=outputs/curation",
+    "sora curate input=videos output=outputs/curation 'select.rules={motion: [0.5, null]}' cuts=both",
+    "sora curate status outputs/curation",
+)
+ACTIONS = ("status",)
+NUMBERS = {
+    "shard_mb": Number(1),
+    **dict.fromkeys(("spans.least_seconds", "spans.most_seconds"), Number(0, above=True)),
+    "spans.trim_frames": Number(0, whole=True),
+}
+
+
+def main(composed: Composed) -> None:
+    from pathlib import Path
+
+    from sora.config.build import build
+    from sora.curation.curating import STOPS, Curation
+    from sora.data.index.units import JobPart
+    from sora.gate.confine import lacking
+    from sora.system.files import refuse_nested, refuse_within
+
+    config = composed.config
+    if config.status is not None:
+        show(Path(config.status))
+        return
+    for key in ("input", "output"):
+        if config[key] is None:
+            raise ValueError(f"needs {key}=; such as {EXAMPLES[0]}, or sora curate status WORK")
+    refuse_numbers(config, NUMBERS)
+    if config.until not in (None, *STOPS):
+        raise ValueError(f"until={config.until} is no stage to stop after; there are {', '.join(STOPS)}")
+    if config.retry not in (None, "failed"):
+        raise ValueError(f"retry={config.retry}: only retry=failed tries again what failed; what is done is never made again")
+    place, work = Path(config.input), Path(config.output)
+    refuse_within(work)
+    if place.is_dir():
+        refuse_nested(work, place, key="input")
+    if why := lacking():
+        print(f"note: {why}")
+    work.mkdir(parents=True, exist_ok=True)
+    engine = build(config.engine)
+    try:
+        curation = Curation(place, work, settings(config), engine=engine, counting=_counting, part=JobPart.of(config.part))
+        done = curation.run(until=config.until, retry=config.retry == "failed")
+    finally:
+        engine.close()
+    tell(done, work, JobPart.of(config.part))
+
+
+def settings(config: Any) -> CurationSettings:
+    """The objects that a configuration names."""
+    from pathlib import Path
+
+    from omegaconf import OmegaConf
+
+    from sora.config.build import build
+    from sora.curation.curating import CurationSettings
+    from sora.curation.finding import Cuts
+    from sora.curation.inputs import InputSettings
+    from sora.curation.joining import Shards
+    from sora.curation.transcoding import Transcode
+    from sora.ingest.clip_texts import CaptionWords
+
+    said: Any = OmegaConf.to_container(config.captions)
+    table = said.pop("file")
+    reading = InputSettings(
+        words=CaptionWords(**said),
+        captions=None if table is None else Path(table),
+        facts=None if config.facts is None else Path(config.facts),
+        leave_out=tuple(config.leave_out),
+        follow_links=config.follow_links,
+    )
+    return CurationSettings(
+        reading=reading,
+        cuts=Cuts(build(config.cuts), **config.spans),
+        selection=build(config.select),
+        transcode=Transcode(**config.transcode),
+        shards=Shards(held_out=config.held_out, shard_mb=config.shard_mb, licence=config.licence),
+        dataset=config.dataset,
+    )
+
+
+def _counting(what: str, total: int) -> Any:
+    from sora.system.terminal import counting
+
+    return counting(what, total)
+
+
+def tell(done: Curated, work: Path, part: Any) -> None:
+    """Say what came of it, and what comes next."""
+    from sora.config.command_line.following import after_prepare
+    from sora.data.index.index import Index
+    from sora.system.terminal import say
+
+    inputs = done.inputs
+    counts = [(len(inputs.copies), "copies of others"), (len(inputs.refused), "no videos"), (len(inputs.passed), "passed over")]
+    named = ", ".join(f"{count} {what}" for count, what in counts if count)
+    say(f"{counted(len(inputs.units), 'shard' if inputs.dataset else 'video')}{f' ({named})' if named else ''}", *inputs.told)
+    if done.waiting:
+        whose = f"part {part} of {work} is done" if part.of_all > 1 else f"{work} is done so far"
+        say(f"{whose}; left: {done.waiting}", "next: the same command goes on; sora curate status shows how far all parts are")
+        return
+    assert done.funnel is not None
+    hours = sum(done.funnel.seconds.values()) / 3600
+    say(f"{counted(sum(done.funnel.clips.values()), 'clip')}, {hours:.3g} hours: {done.funnel.kept} kept")
+    for rule, count in sorted(done.funnel.clips.items(), key=lambda one: -one[1]):
+        if rule:
+            say(f"  {count} left out: {rule}")
+    for one in done.lost[:3]:
+        say(f"  {one.source}: {one.reason}")
+    if done.dataset is not None:
+        print(f"next: {after_prepare(done.dataset, Index.open(done.dataset))}")
+
+
+def show(work: Path) -> None:
+    """Print how far each stage of a work folder is."""
+    from sora.curation.status import progress
+    from sora.system.terminal import say
+
+    for one in progress(work):
+        rate = f", {one.rate:.3g}/s" if one.left and one.rate else ""
+        left = f", {_time(one.seconds)} left" if one.left and one.seconds is not None else ""
+        say(f"{one.stage:<12} {one.done} done, {one.left} left, {one.failed} failed{rate}{left}")
+        for name, reason in one.reasons:
+            say(f"  {name}: {reason}")
+
+
+def _time(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+if __name__ == "__main__":
+    from sora.cli import run
+
+    raise SystemExit(run("curate"))

@@ -1,0 +1,191 @@
+"""A curation from its input to a dataset: stages over units, then decisions over all clips, then the kept clips as shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sora.curation.deciding import Funnel, Judged, decide, decided
+from sora.curation.engines import Engine
+from sora.curation.finding import CLIPS, Cuts, ListClips, Probe
+from sora.curation.inputs import Inputs, InputSettings, Unhashed, Unit, inputs_of
+from sora.curation.joining import Making, Shards, write_dataset
+from sora.curation.running import Step, forget_failed, run_step, tally
+from sora.curation.selecting import Selection
+from sora.curation.stages import Results, Stage, hashed
+from sora.curation.status import write_stages, write_units
+from sora.curation.transcoding import Transcode
+from sora.data.index.units import WHOLE, JobPart
+from sora.ingest.tree import Refused
+
+STOPS = ("probe", "cuts", "scores", "select", "transcode")  # where `until` may stop
+Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurationSettings:
+    """What a curation's results depend on, as objects. dataset: the name of its folder in the work folder (None: one with its hash)."""
+
+    reading: InputSettings
+    cuts: Cuts
+    selection: Selection
+    transcode: Transcode
+    shards: Shards
+    dataset: str | None = None
+
+
+@dataclass
+class Curated:
+    """What a curation has come to. waiting: what other parts have left to do, or where it was told to stop; "" if it is whole.
+
+    lost: videos on which a stage failed, with the reason. described: the content of the dataset's dataset.json.
+    """
+
+    inputs: Inputs
+    waiting: str = ""
+    funnel: Funnel | None = None
+    lost: Sequence[Refused] = ()
+    dataset: Path | None = None
+    described: dict[str, Any] | None = None
+
+
+class Curation:
+    """Runs the stages. part: this job's share of the units. counting: gives a progress bar for a stage and its number of units."""
+
+    def __init__(
+        self, place: Path, work: Path, settings: CurationSettings, *, engine: Engine, counting: Counting, part: JobPart = WHOLE
+    ) -> None:
+        self.place, self.work, self.settings = place, work, settings
+        self.engine, self.counting, self.part = engine, counting, part
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The steps over units, in order; the first that lists clips is `listing`."""
+        return [*self._before, self.listing, *self.scoring]
+
+    @cached_property
+    def _before(self) -> list[Step]:
+        return [] if self.from_dataset else [self._step(Probe().stage(), Probe())]
+
+    @cached_property
+    def from_dataset(self) -> bool:
+        return (self.place / "dataset.json").is_file()
+
+    @cached_property
+    def listing(self) -> Step:
+        """The step whose results list the clips of a unit."""
+        if self.from_dataset:
+            return self._step(ListClips().stage(), ListClips())
+        (probed,) = self._before
+        return self._step(self.settings.cuts.stage(probed.stage), self.settings.cuts, probed)
+
+    @cached_property
+    def scoring(self) -> list[Step]:
+        """The steps that score clips."""
+        return []
+
+    def _step(self, stage: Stage, function: Callable[..., pa.Table], *after: Step, **more: Any) -> Step:
+        return Step(stage, Results(self.work / stage.folder), function, after, **more)
+
+    @cached_property
+    def select(self) -> Results:
+        after = tuple(step.stage for step in self.steps)
+        return Results(self.work / Stage("select", 1, self.settings.selection.described(), after).folder)
+
+    @cached_property
+    def transcode(self) -> Step:
+        return self._step(self.settings.transcode.stage(), self.settings.transcode, group_rows=1)
+
+    def run(self, *, until: str | None = None, retry: bool = False) -> Curated:
+        """Do what is left to do. until: the stage after which to stop. retry: try units again that failed."""
+        mine = self._inputs(self.part)
+        write_stages(self.work, [step.results for step in (*self.steps, *(() if self.from_dataset else (self.transcode,)))])
+        for step in self.steps:
+            write_units(self.work, step.results, mine.units, self.part)
+        self._run(self.steps, mine.units, until=until, retry=retry)
+        if self.part.of_all > 1:
+            try:
+                whole = self._inputs(WHOLE, unread=False)
+            except Unhashed as error:
+                return Curated(mine, waiting=str(error))
+            for step in self.steps if until is None else ():
+                if left := tally(step, whole.units).left:
+                    return Curated(mine, waiting=f"{left} of {len(whole.units)} units of {step.stage.name}")
+        else:
+            whole = mine
+        if until in STOPS[:3]:
+            return Curated(whole, waiting=f"until={until}")
+        return self._decided(whole, until=until, retry=retry)
+
+    def _decided(self, inputs: Inputs, *, until: str | None, retry: bool) -> Curated:
+        judged = Judged(inputs=inputs, clips=self.listing, scores=self.scoring, probed=self._before[0] if self._before else None)
+        decision = self._decide(judged)
+        funnel = Funnel()
+        for _, rows in decided(self.select, decision):
+            funnel.add(rows)
+        lost = [Refused(unit.told, 0.0, why) for unit in inputs.units if (why := judged.lost(unit)) is not None]
+        done = Curated(inputs, funnel=funnel, lost=lost)
+        if until == "select" or self.from_dataset:
+            done.waiting = "" if self.from_dataset else "until=select"
+            return done
+        making = Making(inputs=inputs, select=self.select, decision=decision, transcode=self.settings.transcode, made=self.transcode)
+        chunks = {chunk.name: _Chunk(chunk, clips) for _, chunk, clips in making.chunks()}
+        self._transcode(chunks, retry=retry)
+        if until == "transcode":
+            done.waiting = "until=transcode"
+            return done
+        identity = hashed(decision, self.select.folder.name, self.transcode.stage.folder, asdict(self.settings.shards))
+        done.dataset = self.work / (self.settings.dataset or f"dataset-{identity[:8]}")
+        about = {"command": "curate", "input": str(self.place), "select": self.settings.selection.described()}
+        done.described = write_dataset(done.dataset, making, self.settings.shards, identity=identity, about=about)
+        return done
+
+    def _decide(self, judged: Judged) -> str:
+        """Decide about all clips, unless that was done; the name of the result."""
+        name = hashed(judged.inputs.identity, [judged.lost(unit) for unit in judged.inputs.units])
+        if not self.select.has(name):
+            decide(judged, self.settings.selection, self.select.path(name))
+        return name
+
+    def _transcode(self, chunks: dict[str, _Chunk], *, retry: bool) -> None:
+        step = self._step(
+            self.settings.transcode.stage(),
+            self.settings.transcode,
+            tables=lambda unit: {"kept": chunks[unit.name].table()},
+            group_rows=1,
+        )
+        units = [chunk.unit for chunk in chunks.values()]
+        mine = list(self.part.some(units).values())
+        write_units(self.work, step.results, units, WHOLE)
+        for some in (mine, units) if self.part.of_all > 1 else (units,):
+            self._run([step], some, until=None, retry=retry)
+
+    def _run(self, steps: Sequence[Step], units: Sequence[Unit], *, until: str | None, retry: bool) -> None:
+        for step in steps:
+            if retry:
+                forget_failed(step, units)
+            with self.counting(step.stage.name, len(units)) as report:
+                run_step(step, units, run=self.engine, report=report)
+            if step.stage.name == until:
+                return
+
+    def _inputs(self, part: JobPart, *, unread: bool = True) -> Inputs:
+        return inputs_of(self.place, self.work, self.settings.reading, run=self.engine, part=part, unread=unread)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    unit: Unit
+    clips: list[dict[str, Any]]
+
+    def table(self) -> pa.Table:
+        names = ("number", "first", "end")
+        return pa.table(
+            {name: [clip[name] for clip in self.clips] for name in names}, schema=pa.schema([CLIPS.field(name) for name in names])
+        )

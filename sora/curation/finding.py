@@ -1,0 +1,130 @@
+"""The stages `probe` and `cuts` of a video, and `clips` of a dataset's shard: what there is to score, as a table of clips."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sora.curation.inputs import Unit
+from sora.curation.spans import CutDetector, Transition, check_lengths, parts_of
+from sora.curation.stages import Stage
+from sora.data.index.index import Index
+from sora.safety.claims import claims_of
+from sora.video.files import LIMITS, PYAV, VideoInfo, probe, settled, stream
+
+PROBED = pa.schema(
+    [
+        *((name, pa.int64()) for name in ("frames", "height", "width", "bytes", "run")),
+        *((name, pa.float64()) for name in ("fps", "duration", "pixel_aspect")),
+        *((name, pa.int32()) for name in ("rotation",)),
+        *((name, pa.bool_()) for name in ("mirrored", "interlaced", "wide")),
+        *((name, pa.string()) for name in ("codec", "pixel_format", "colour_matrix", "colour_range", "transfer", "lacks", "claims")),
+    ]
+)  # the result of `probe`: one row. run: the most frames between places at which decoding can begin. claims: JSON, see `sora.safety`
+CLIPS = pa.schema(
+    [
+        ("number", pa.int32()),
+        ("key", pa.string()),
+        ("first", pa.int64()),
+        ("end", pa.int64()),
+        ("start", pa.float64()),
+        ("duration", pa.float64()),
+        ("fps", pa.float64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("reason", pa.string()),
+    ]
+)  # the result of `cuts` and `clips`: one row for each stretch of frames. key: of a dataset's clip. reason: why it is no clip, or ""
+
+
+@dataclass(frozen=True)
+class UnitWork:
+    """A unit, and the results of the stages before for it, by the stages' names."""
+
+    unit: Unit
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The stage `probe`: the facts of a video by its header and its packets, and the claims of its origin that it carries."""
+
+    def stage(self) -> Stage:
+        return Stage("probe", 1, {"reader": PYAV.identity()})
+
+    def __call__(self, work: UnitWork) -> pa.Table:
+        path = Path(work.unit.path)
+        info = probe(path, timeline=True)
+        said: dict[str, Any] = {name: getattr(info, name) for name in PROBED.names if name not in ("bytes", "claims")}
+        said |= {"bytes": path.stat().st_size, "claims": json.dumps(claims_of(path).described(), sort_keys=True)}
+        return pa.table({name: [said[name]] for name in PROBED.names}, schema=PROBED)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The stage `cuts`: the clips of a video between changes of shot, and the parts that are none, see `parts_of`."""
+
+    detector: CutDetector
+    trim_frames: int
+    least_seconds: float
+    most_seconds: float | None
+
+    def __post_init__(self) -> None:
+        check_lengths(**self._lengths())
+
+    def _lengths(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("trim_frames", "least_seconds", "most_seconds")}
+
+    def stage(self, probe: Stage) -> Stage:
+        settings = {"detector": self.detector.identity(), **self._lengths(), "reader": PYAV.identity()}
+        return Stage("cuts", 1, settings, (probe,))
+
+    def __call__(self, work: UnitWork) -> pa.Table:
+        path = Path(work.unit.path)
+        info = probe(path, timeline=True)
+        assert info.timeline is not None
+        size = self.detector.size(info.height, info.width)
+        found = settled(partial(self._transitions, info), path, size=size, limits=LIMITS)
+        times = info.timeline.times
+        parts = parts_of(times, found, **self._lengths())
+        same = {"key": "", "fps": info.fps, "height": info.height, "width": info.width}
+        return clip_table(
+            [
+                {"number": number, "first": part.span.first, "end": part.span.end, "start": float(times[part.span.first])}
+                | {"duration": part.seconds, "reason": "" if part.fate == "clip" else part.fate, **same}
+                for number, part in enumerate(parts)
+            ]
+        )
+
+    def _transitions(self, info: VideoInfo, shown: stream) -> list[Transition]:
+        return self.detector((picture.pixels for picture in shown), fps=info.fps)
+
+
+@dataclass(frozen=True)
+class ListClips:
+    """The stage `clips` of a dataset's shard: its rows."""
+
+    def stage(self) -> Stage:
+        return Stage("clips", 1)
+
+    def __call__(self, work: UnitWork) -> pa.Table:
+        index, unit = Index.open(work.unit.path), work.unit
+        assert unit.shard is not None
+        first = int(index.files.starts[unit.shard])
+        rows = [index.row(first + place) for place in range(index.files.entries[unit.shard]["clips"])]
+        return clip_table(
+            [
+                {"number": number, "key": row.key, "first": 0, "end": row.frames, "start": row.start, "duration": row.duration}
+                | {"fps": row.fps, "height": row.height, "width": row.width, "reason": ""}
+                for number, row in enumerate(rows)
+            ]
+        )
+
+
+def clip_table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.table({name: [row[name] for row in rows] for name in CLIPS.names}, schema=CLIPS)

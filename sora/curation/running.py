@@ -1,0 +1,94 @@
+"""Runs a stage over units: those without a result are worked on by an engine, and each result is saved as soon as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from sora.curation.finding import UnitWork
+from sora.curation.inputs import Unit
+from sora.curation.stages import Failure, Results, Stage
+from sora.ingest.tree import Run
+
+
+class Tally(NamedTuple):
+    """Counts of a stage's units. done: with a result. failed: with a reason instead. barred: that failed in a stage before."""
+
+    done: int
+    failed: int
+    barred: int
+    left: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage with its function and the steps whose results it reads. tables: for a unit, more tables that the function takes."""
+
+    stage: Stage
+    results: Results
+    function: Callable[[UnitWork], pa.Table]
+    after: tuple[Step, ...] = ()
+    tables: Callable[[Unit], dict[str, pa.Table]] | None = None
+    group_rows: int = 4096
+
+    def lost(self, unit: Unit) -> Failure | None:
+        """Why a unit has no result and will have none: it failed here or in a stage before. None otherwise."""
+        for step in self.after:
+            if (failure := step.lost(unit)) is not None:
+                return failure
+        return self.results.failure(unit.name) if self.results.has(unit.name) else None
+
+    def ready(self, unit: Unit) -> bool:
+        """Whether all stages before have a result for a unit."""
+        return all(step.results.has(unit.name) and step.lost(unit) is None for step in self.after)
+
+    def work(self, unit: Unit) -> UnitWork:
+        tables = {step.stage.name: step.results.read(unit.name) for step in self.after}
+        return UnitWork(unit, tables | (self.tables(unit) if self.tables is not None else {}))
+
+
+def run_step(step: Step, units: Sequence[Unit], *, run: Run, report: Callable[[int], None] = lambda done: None) -> None:
+    """Work on the units that have no result yet and that no stage before failed on. report: called with how many units are settled."""
+    settled = 0
+
+    def left() -> Iterator[UnitWork]:
+        nonlocal settled
+        for unit in units:  # looked at late, as another job may have made a result meanwhile
+            if step.results.has(unit.name) or not step.ready(unit):
+                settled += 1
+                report(settled)
+            else:
+                yield step.work(unit)
+
+    for done in run(step.function, left()):
+        unit = done.item.unit
+        if done.result is None:
+            step.results.fail(unit.name, Failure(done.reason, done.died))
+        else:
+            step.results.write(unit.name, done.result, group_rows=step.group_rows)
+        settled += 1
+        report(settled)
+
+
+def forget_failed(step: Step, units: Sequence[Unit]) -> int:
+    """Remove the failures of units, so that they are tried again; how many there were."""
+    return sum(step.results.forget(unit.name) for unit in units)
+
+
+def tally(step: Step, units: Sequence[Unit]) -> Tally:
+    """How many units are done, failed, barred by a stage before and left."""
+    done = failed = barred = 0
+    for unit in units:
+        if step.results.has(unit.name):
+            lost = step.results.failure(unit.name) is not None
+            done, failed = done + (not lost), failed + lost
+        elif step.lost(unit) is not None:
+            barred += 1
+    return Tally(done, failed, barred, len(units) - done - failed - barred)

@@ -1,0 +1,132 @@
+"""Stages of a curation, and their results: one parquet file for each unit of work, named by what it was made from.
+
+    WORK/<stage>-<hash>/<unit>.parquet       the result of one unit; the hash covers the stage's settings, its version and all stages before
+    WORK/<stage>-<hash>/<unit>.failed.json   in its place, why it has none
+
+A unit is named by a hash of its content, so a result depends on the names of its folder and file alone, and is never stale. It is written
+beside its name and renamed, so it is whole or not there, and several jobs may write into one folder without a lock: they would write the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sora.gate import parquet
+from sora.gate.forms import Fields, fitting, flag, text
+from sora.gate.texts import CARD, read_json
+from sora.system.files import STAGING, local, whole_file, write_json
+
+SUFFIX, FAILED = ".parquet", ".failed.json"
+_FAILURE = Fields({"reason": text, "died": flag})
+_LONGEST = 2000  # characters of a reason
+_HASH = 16  # hexadecimal digits of a stage's hash in its folder's name
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the work. settings: JSON-able, everything that its results depend on besides its input. version: counts up when the same
+    settings give other results. after: the stages whose results it reads."""
+
+    name: str
+    version: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    after: tuple[Stage, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        """A hash of the stage and of all stages before it."""
+        said = [self.name, self.version, dict(self.settings), [stage.hash for stage in self.after]]
+        return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()[:_HASH]
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-{self.hash}"
+
+
+class Failure(NamedTuple):
+    """Why a unit has no result. died: its process crashed or took too long or too much memory, so that another try may succeed."""
+
+    reason: str
+    died: bool = False
+
+
+class Results:
+    """The results of a stage, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.folder.name.rpartition("-")[0]
+
+    def path(self, unit: str) -> Path:
+        return self.folder / f"{unit}{SUFFIX}"
+
+    def failed(self, unit: str) -> Path:
+        return self.folder / f"{unit}{FAILED}"
+
+    def has(self, unit: str) -> bool:
+        """Whether a unit has a result or a failure."""
+        return self.path(unit).is_file() or self.failed(unit).is_file()
+
+    def failure(self, unit: str) -> Failure | None:
+        """Why a unit has no result; None if it has one, or has not been tried. Raises ValueError if the file with the reason is damaged."""
+        path = self.failed(unit)
+        if self.path(unit).is_file() or not path.is_file():
+            return None
+        said = fitting(read_json(path, limit=CARD), _FAILURE, str(path), "remove it to try the unit again")
+        return Failure(said["reason"], said["died"])
+
+    def read(self, unit: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The result of a unit. Raises ValueError if there is none or the file is damaged."""
+        return parquet.read(self.path(unit), columns)
+
+    def groups(self, unit: str) -> Iterator[pa.Table]:
+        """The result of a unit, one row group after another, for results that are too large to be read at once."""
+        with parquet.opened(self.path(unit)) as file:
+            for group in range(file.metadata.num_row_groups):
+                yield parquet.taken(file, self.path(unit), group=group)
+
+    def write(self, unit: str, table: pa.Table, *, group_rows: int = 4096) -> None:
+        """Save the result of a unit. group_rows: the most rows of a row group."""
+        with whole_file(self.path(unit)) as staging:
+            pq.write_table(table, local(staging), compression="zstd", row_group_size=group_rows)
+
+    def fail(self, unit: str, failure: Failure) -> None:
+        """Save that a unit has no result, and why."""
+        reason = failure.reason.encode("utf-8", "backslashreplace").decode()
+        write_json(self.failed(unit), {"reason": reason[:_LONGEST], "died": failure.died})
+
+    def forget(self, unit: str) -> bool:
+        """Remove a unit's failure, so that it is tried again; whether there was one."""
+        there = self.failed(unit).is_file()
+        self.failed(unit).unlink(missing_ok=True)
+        return there
+
+    def settled(self) -> dict[str, tuple[float, bool]]:
+        """All units that have a result or a failure: when it was written, in seconds since 1970, and whether it is a failure."""
+        found: dict[str, tuple[float, bool]] = {}
+        if self.folder.is_dir():
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    for suffix in (SUFFIX, FAILED):
+                        if entry.name.endswith(suffix) and not entry.name.startswith(STAGING):
+                            found[entry.name.removesuffix(suffix)] = (entry.stat().st_mtime, suffix == FAILED)
+        return found
+
+
+def hashed(*parts: Any) -> str:
+    """SHA-256 of JSON-able values, hexadecimal: the name of a unit that is made from them."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()

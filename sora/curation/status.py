@@ -1,0 +1,80 @@
+"""How far a curation is, from the files in its work folder: a plan of its stages and units, and the results that are there."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sora.curation.inputs import Unit
+from sora.curation.stages import Results
+from sora.data.index.units import JobPart
+from sora.gate import parquet
+from sora.gate.forms import Fields, fitting, text, whole
+from sora.gate.texts import LIST, read_json
+from sora.system.files import local, whole_file, write_json
+
+PLAN, UNITS = "curation.json", "plan"
+_LATEST = 256  # results by whose times a rate is measured
+_SHOWN = 5  # reasons
+FORM = Fields({"version": whole(1, 1), "stages": [text]})
+
+
+class Progress(NamedTuple):
+    """How far a stage is. rate: units a second lately, 0 if it is not known. seconds: the time left at this rate; None if not known.
+
+    reasons: units that failed, as people know them, and why, the first few.
+    """
+
+    stage: str
+    done: int
+    failed: int
+    left: int
+    rate: float
+    seconds: float | None
+    reasons: list[tuple[str, str]]
+
+
+def write_stages(work: Path, stages: Sequence[Results]) -> None:
+    """Write which stages there are, in their order, for `progress`. Nothing else reads it."""
+    write_json(work / PLAN, {"version": 1, "stages": [results.folder.name for results in stages]})
+
+
+def write_units(work: Path, results: Results, units: Sequence[Unit], part: JobPart) -> None:
+    """Write the units that a job is to do of a stage, for `progress`."""
+    table = pa.table({"name": [unit.name for unit in units], "told": [unit.told for unit in units]}, schema=_TOLD)
+    with whole_file(work / UNITS / f"{results.folder.name}-{part.number}-of-{part.of_all}.parquet") as staging:
+        pq.write_table(table, local(staging), compression="zstd")
+
+
+_TOLD = pa.schema([("name", pa.string()), ("told", pa.string())])
+
+
+def progress(work: Path) -> Iterator[Progress]:
+    """How far each stage of a work folder is, in order. Raises ValueError if it is none."""
+    if not (work / PLAN).is_file():
+        raise ValueError(f"{work} is no work folder of sora curate, or nothing was begun there: it has no {PLAN}")
+    plan = fitting(read_json(work / PLAN, limit=LIST, within=work), FORM, str(work / PLAN), "give the command of the curation again")
+    for folder in plan["stages"]:
+        told: dict[str, str] = {}
+        for path in sorted((work / UNITS).glob(f"{glob.escape(folder)}-*.parquet")):
+            table = parquet.read(path, within=work).cast(_TOLD)
+            told |= dict(zip(table["name"].to_pylist(), table["told"].to_pylist(), strict=True))
+        if told:
+            yield _progress(work, folder, told)
+
+
+def _progress(work: Path, folder: str, told: dict[str, str]) -> Progress:
+    results = Results(work / folder)
+    settled = {name: how for name, how in results.settled().items() if name in told}
+    failed = sorted(name for name, (_, lost) in settled.items() if lost)
+    times = sorted(when for when, _ in settled.values())[-_LATEST:]
+    lasted = times[-1] - times[0] if len(times) > 1 else 0.0
+    rate = (len(times) - 1) / lasted if lasted > 0 else 0.0
+    left = len(told) - len(settled)
+    reasons = [(told[name], failure.reason) for name in failed[:_SHOWN] if (failure := results.failure(name)) is not None]
+    return Progress(results.name, len(settled) - len(failed), len(failed), left, rate, left / rate if rate else None, reasons)
