@@ -82,7 +82,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "video": ("video.decoding.decord", "video.decoding.guarded", "video.decoding.pyav", "video.reader", "video.decoding.torchcodec"),
     "world": ("world.world",),
     "ingest": ("ingest.sources",),
-    "curation": ("curation.engines", "curation.selecting", "curation.spans"),
+    "curation": ("curation.engines", "curation.ray_engine", "curation.selecting", "curation.spans"),
     "metrics": (
         "metrics.extractors.rand3d",
         "metrics.extractors.efficientnet",

@@ -35,7 +35,6 @@ DECIDED = pa.schema(
     ]
 )  # one row for each clip. rule, reason: why it is left out, both "" if it is kept
 _ROWS = 8192  # rows that are written together
-_SIGNATURE = "signature"  # columns of a result of scores whose names begin so are no scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +59,10 @@ class Judged:
         """The clips of a unit, each as a row of its table of clips and as a candidate."""
         tables = [step.results.read(unit.name).to_pylist() for step in self.scores]
         scores: dict[int, dict[str, float]] = {}
+        reasons: dict[int, str] = {}
         for row in (row for table in tables for row in table):
-            said = {name: value for name, value in row.items() if name != "number" and not name.startswith(_SIGNATURE)}
-            scores.setdefault(row["number"], {}).update({name: value for name, value in said.items() if value is not None})
+            scores.setdefault(row["number"], {}).update({name: value for name, value in row.items() if isinstance(value, float)})
+            reasons[row["number"]] = reasons.get(row["number"]) or row.get("reason") or ""
         facts, claims = self.inputs.facts.get(unit.name, SourceFacts()), self._claims(unit)
         for row in self.clips.results.read(unit.name).to_pylist():
             known = {"fps": row["fps"], "height": float(row["height"]), "width": float(row["width"]), "seconds": row["duration"]}
@@ -75,7 +75,7 @@ class Judged:
                 facts=facts,
                 claims=claims,
                 copy_of=self.copies.get((unit.name, row["number"]), ""),
-                reason=row["reason"],
+                reason=row["reason"] or reasons.get(row["number"], ""),
             )
             yield row, candidate
 

@@ -1,4 +1,4 @@
-"""Engines: each maps a function over units of work and gives the results in order. The same results come from every engine."""
+"""Engines: each maps a function over units of work, and gives each result as soon as it is there. All give the same results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from sora.gate.sizes import MOST_WORKERS, Number
-from sora.system.guarded_pool import Outcome, in_order
+from sora.system.guarded_pool import Outcome, as_done
 
 
 @runtime_checkable
@@ -15,7 +15,7 @@ class Engine(Protocol):
     """The interface of an engine."""
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Outcome]:
-        """The outcome of `function` for every item, in order; a ValueError of the function is the item's reason."""
+        """The outcome of `function` for every item, in any order; a ValueError of the function is the item's reason."""
         ...
 
     def close(self) -> None:
@@ -27,7 +27,7 @@ class SerialEngine:
     """Works in this process alone, without limits, for debugging: a decoder that crashes ends the command."""
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Outcome]:
-        return in_order(function, items, workers=0, seconds=1.0, memory_gb=1.0)
+        return as_done(function, items, workers=0, seconds=1.0, memory_gb=1.0)
 
     def close(self) -> None:
         """Do nothing: there is nothing to end."""
@@ -48,7 +48,7 @@ class ProcessEngine:
         self.seconds, self.memory_gb = seconds, memory_gb
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Outcome]:
-        return in_order(function, items, workers=self.workers, seconds=self.seconds, memory_gb=self.memory_gb)
+        return as_done(function, items, workers=self.workers, seconds=self.seconds, memory_gb=self.memory_gb)
 
     def close(self) -> None:
         """Do nothing: the processes of a call end with it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from sora.curation.inputs import Unit
-from sora.curation.spans import CutDetector, Transition, check_lengths, parts_of
+from sora.curation.spans import CutDetector, Span, Transition, check_lengths, parts_of
 from sora.curation.stages import Stage
 from sora.data.index.index import Index
 from sora.safety.claims import claims_of
@@ -128,3 +129,31 @@ class ListClips:
 
 def clip_table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.table({name: [row[name] for row in rows] for name in CLIPS.names}, schema=CLIPS)
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A file, or the bytes of one, with the clips in it, each with its number. told: for messages."""
+
+    source: Path | bytes
+    told: str
+    clips: list[tuple[int, Span]]
+    fps: float
+    height: int
+    width: int
+
+
+def footage(work: UnitWork) -> Iterator[Footage]:
+    """The files of a unit with the clips in them: a video with all its clips, or each clip of a dataset's shard by itself."""
+    if work.unit.shard is None:
+        rows = [row for row in work.tables["cuts"].to_pylist() if not row["reason"]]
+        if rows:
+            clips = [(row["number"], Span(row["first"], row["end"])) for row in rows]
+            yield Footage(Path(work.unit.path), work.unit.told, clips, *(rows[0][name] for name in ("fps", "height", "width")))
+        return
+    index, first = Index.open(work.unit.path), work.unit.shard
+    start = int(index.files.starts[first])
+    for row in work.tables["clips"].to_pylist():
+        content = index.read_member(start + row["number"])
+        clips = [(row["number"], Span(row["first"], row["end"]))]
+        yield Footage(content, f"clip {row['key']} of {work.unit.told}", clips, row["fps"], row["height"], row["width"])

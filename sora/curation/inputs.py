@@ -146,8 +146,8 @@ def _listed(path: Path, run: Run) -> Sorted:
     home = path.absolute().parent
     wanted = list(dict.fromkeys(os.path.normpath(home / name) for name in names if name and not name.startswith("#")))
     found = Sorted()
-    kinds = (kind for done in run(_kind, wanted) for kind in [done.result if done.result is not None else done.reason])
-    for name, kind in zip(wanted, kinds, strict=True):
+    for done in run(_kind, wanted):
+        name, kind = done.item, done.result if done.result is not None else done.reason
         if isinstance(kind, MediaFormat) and kind.read and not kind.picture:
             found.media.append(name)
         else:
@@ -156,6 +156,7 @@ def _listed(path: Path, run: Run) -> Sorted:
         told = "; ".join(f"{one.source} {one.reason}" for one in found.refused[:3])
         raise ValueError(f"{named} names no video that can be read{f': {told}' if told else ''}")
     found.media.sort()
+    found.refused.sort()
     return found
 
 

@@ -56,6 +56,17 @@ def bars(values: Mapping[str, float], *, across: str) -> str:
     return _finished(figure)
 
 
+def histogram(values: Sequence[float], *, across: str, limits: Sequence[float] = (), bins: int = 40) -> str:
+    """A histogram as one `<svg>` element, with a dashed line at each of `limits`. Values that are not finite are left out."""
+    figure, axes = _pyplot().subplots(figsize=(WIDE, 2.2), layout="constrained")
+    axes.hist([value for value in values if math.isfinite(value)], bins=bins, color=COLOURS[0])
+    for limit in limits:
+        axes.axvline(limit, color=COLOURS[1], linewidth=1.4, linestyle=(0, (4, 3)))
+    axes.set_xlabel(_plain(across))
+    axes.set_ylabel("clips")
+    return _finished(figure)
+
+
 @dataclass(frozen=True)
 class Panel:
     """One of several plots side by side. lines: (x, y) by name. bands: (x, low, high) around that line. level: a dashed line."""

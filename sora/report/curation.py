@@ -1,0 +1,186 @@
+"""The page of `sora curate`: where clips were lost, each score with its limits and the clips on both sides of them, cuts, duplicates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from sora.ingest.statistics import lasting
+from sora.report import plots
+from sora.report.page import (
+    Commands,
+    Figure,
+    Figures,
+    Folded,
+    Page,
+    Part,
+    Picture,
+    PictureGrid,
+    Plot,
+    Prose,
+    Section,
+    Table,
+    number,
+    render,
+)
+from sora.system.files import write_text
+from sora.system.terminal import counted
+
+NEAREST = 8  # clips that are shown on each side of a limit
+_GROUPS = 24  # groups of duplicates that are shown
+_MEMBERS = 6
+_CUTS = 24  # cuts that are shown
+_LISTED = 200  # videos without a clip
+
+
+class Shown(NamedTuple):
+    """A part of a video as the page shows it. when: seconds into its source. clip: whether it is a clip, so that there are stills of it."""
+
+    source: str
+    number: int
+    when: float
+    rule: str
+    reason: str
+    clip: bool
+
+
+class Still(NamedTuple):
+    """A JPEG of one frame, and its size in pixels."""
+
+    jpeg: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreView:
+    """One score over all clips. values: of the clips at the same places of `CurationView.clips`, NaN where there is none. about: what it
+    means. limits: the rule's [least, most], None for no limit."""
+
+    name: str
+    about: str
+    values: Sequence[float]
+    limits: tuple[float | None, float | None] = (None, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurationView:
+    """What the page shows. clips: all of them. losses: by reason, (clips, seconds); "" for the kept ones. still: the first, middle or last
+    frame of the clip at a place; None if there is none. groups: places of clips that show the same, the best one first. lost: videos
+    without a clip, and why. commands: what to call next."""
+
+    title: str
+    clips: Sequence[Shown]
+    losses: Mapping[str, tuple[int, float]]
+    scores: Sequence[ScoreView]
+    groups: Sequence[Sequence[int]]
+    lost: Sequence[tuple[str, str]]
+    still: Callable[[int, str], Still | None]
+    notes: Sequence[str] = ()
+    commands: Sequence[str] = field(default_factory=tuple)
+
+
+def write_page(path: Path, view: CurationView) -> None:
+    """Write the page to one HTML file."""
+    sections = [Section("Funnel", _funnel(view)), Section("Scores", _scores(view))]
+    sections += [Section("Cuts", cuts)] if (cuts := _cuts(view)) else []
+    sections += [Section("Duplicates", groups)] if (groups := _duplicates(view)) else []
+    sections += [Section("Videos without a clip", _lost(view))] if view.lost else []
+    sections += [Section("Next", [Commands(view.commands)])] if view.commands else []
+    kept, seconds = view.losses.get("", (0, 0.0))
+    length, unit = lasting(seconds)
+    lead = f"{counted(kept, 'clip is', 'clips are')} kept, {number(length)} {unit}, of {number(len(view.clips))} parts of the videos."
+    write_text(path, render(Page(view.title, lead, sections)))
+
+
+def _funnel(view: CurationView) -> list[Part]:
+    ordered = sorted(view.losses.items(), key=lambda item: (item[0] == "", -item[1][1]))
+    whole = sum(seconds for _, seconds in view.losses.values()) or 1.0
+    rows = [(rule or "kept", clips, seconds / 3600, f"{100 * seconds / whole:.1f} %") for rule, (clips, seconds) in ordered]
+    total = ("all", len(view.clips), whole / 3600, "100 %")
+    parts: list[Part] = [
+        Figures(
+            [Figure("kept", number(view.losses.get("", (0, 0.0))[0]), "clips"), Figure("parts", number(len(view.clips)), "of all videos")]
+        ),
+        Plot(plots.bars({row[0]: row[2] for row in rows}, across="hours"), "Hours that each rule left out, and what is kept"),
+        Table(("first reason", "clips", "hours", "of all hours"), [*rows, total]),
+    ]
+    return parts + [Prose(note) for note in view.notes]
+
+
+def _scores(view: CurationView) -> list[Part]:
+    parts: list[Part] = []
+    for score in view.scores:
+        limits = [limit for limit in score.limits if limit is not None]
+        if not any(math.isfinite(value) for value in score.values):
+            continue
+        drawn = plots.histogram(score.values, across=score.name, limits=limits)
+        about = f"{score.name}: {score.about}" if score.about else score.name
+        found: list[Part] = [Plot(drawn, about)]
+        for limit in limits:
+            below, above = _beside(score.values, limit)
+            found += [Prose(f"just below {limit:g}"), _pictures(view, below, score)] if below else []
+            found += [Prose(f"at {limit:g} and just above"), _pictures(view, above, score)] if above else []
+        if not limits:
+            low, high = _extremes(score.values)
+            found += [Prose("lowest"), _pictures(view, low, score), Prose("highest"), _pictures(view, high, score)]
+        parts += found if limits else [Folded(f"{score.name}: {score.about}" if score.about else score.name, found)]
+    return parts or [Prose("No score was asked for.")]
+
+
+def _beside(values: Sequence[float], limit: float) -> tuple[list[int], list[int]]:
+    """The places of the values nearest to a limit on both sides, those nearest to it first."""
+    finite = [(value, place) for place, value in enumerate(values) if math.isfinite(value)]
+    below = sorted((item for item in finite if item[0] < limit), key=lambda item: (-item[0], item[1]))
+    above = sorted(item for item in finite if item[0] >= limit)
+    return [place for _, place in below[:NEAREST]], [place for _, place in above[:NEAREST]]
+
+
+def _extremes(values: Sequence[float]) -> tuple[list[int], list[int]]:
+    ordered = sorted((value, place) for place, value in enumerate(values) if math.isfinite(value))
+    places = [place for _, place in ordered]
+    return places[:NEAREST], [place for place in places[::-1] if place not in places[:NEAREST]][:NEAREST]
+
+
+def _pictures(view: CurationView, places: Sequence[int], score: ScoreView) -> PictureGrid:
+    return PictureGrid([one for place in places if (one := _picture(view, place, f"{score.name} {score.values[place]:.4g}"))])
+
+
+def _picture(view: CurationView, place: int, caption: str, moment: str = "middle") -> Picture | None:
+    still, clip = view.still(place, moment), view.clips[place]
+    if still is None:
+        return None
+    note = f"{clip.source} at {clip.when:.1f} s{f': {clip.reason}' if clip.reason else ''}"
+    return Picture(still.jpeg, still.width, still.height, caption, note)
+
+
+def _cuts(view: CurationView) -> list[Part]:
+    """The frames on both sides of some cuts, spread over all: the last of one clip, and the first of the next of the same video."""
+    clips = [place for place, one in enumerate(view.clips) if one.clip]
+    pairs = [(one, two) for one, two in pairwise(clips) if view.clips[one].source == view.clips[two].source]
+    step = max(1, len(pairs) // _CUTS)
+    pictures: list[Picture] = []
+    for one, two in pairs[::step][:_CUTS]:
+        before = _picture(view, one, f"last frame of clip {view.clips[one].number}", "last")
+        after = _picture(view, two, f"first frame of clip {view.clips[two].number}", "first")
+        pictures += [picture for picture in (before, after) if picture]
+    return [Prose(f"Frames on both sides of {counted(len(pictures) // 2, 'cut')}."), PictureGrid(pictures)] if pictures else []
+
+
+def _duplicates(view: CurationView) -> list[Part]:
+    parts: list[Part] = []
+    for group in view.groups[:_GROUPS]:
+        shown = [_picture(view, place, "kept of this group" if place == group[0] else "repeats it") for place in group[:_MEMBERS]]
+        more = f", {len(group) - _MEMBERS} more of them" if len(group) > _MEMBERS else ""
+        parts += [Prose(f"{counted(len(group), 'clip shows', 'clips show')} the same{more}"), PictureGrid([one for one in shown if one])]
+    left = len(view.groups) - _GROUPS
+    return parts + ([Prose(f"{counted(left, 'more group', 'more groups')} of duplicates.")] if left > 0 else [])
+
+
+def _lost(view: CurationView) -> list[Part]:
+    more = [Prose(f"{len(view.lost) - _LISTED} more.")] if len(view.lost) > _LISTED else []
+    return [Table(("video", "why"), list(view.lost[:_LISTED])), *more]
