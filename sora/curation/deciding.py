@@ -57,7 +57,7 @@ class Judged:
 
     def candidates(self, unit: Unit) -> Iterator[tuple[dict, Candidate]]:
         """The clips of a unit, each as a row of its table of clips and as a candidate."""
-        tables = [step.results.read(unit.name).to_pylist() for step in self.scores]
+        tables = [step.results.read(unit.name, only=_is_score).to_pylist() for step in self.scores]
         scores: dict[int, dict[str, float]] = {}
         reasons: dict[int, str] = {}
         for row in (row for table in tables for row in table):
@@ -82,7 +82,12 @@ class Judged:
     def _claims(self, unit: Unit) -> OriginClaims:
         if self.probed is None:
             return NO_CLAIMS
-        return OriginClaims(**json.loads(self.probed.results.read(unit.name, ["claims"])["claims"][0].as_py()))
+        return OriginClaims(**json.loads(self.probed.results.read(unit.name, only=lambda name: name == "claims")["claims"][0].as_py()))
+
+
+def _is_score(column: str) -> bool:
+    """Whether a column of a result of scores has scores, or the number or reason of its row, rather than a signature or a still."""
+    return not column.startswith(("signature_", "still_"))
 
 
 def decide(judged: Judged, selection: Selection, path: Path) -> None:

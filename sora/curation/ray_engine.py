@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -27,8 +26,8 @@ _LOSSES = 5  # machines that one unit may lose
 class RayEngine:
     """Works on the machines of a Ray cluster, where the videos must have the same paths. A machine that is lost has its units done again.
 
-    address: of the head node, such as 10.0.0.1:6379, or "auto" (None: a cluster of this machine alone, started here). seconds: the most
-    that one unit takes. memory_gb: address space of one process.
+    address: of the head node, such as 10.0.0.1:6379 (None: a cluster of this machine alone, started here). seconds: the most that one unit
+    takes. memory_gb: address space of one process.
     """
 
     def __init__(self, *, address: str | None, seconds: float, memory_gb: float) -> None:
@@ -47,16 +46,16 @@ class RayEngine:
         except ImportError:
             raise ValueError(INSTALL) from None
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default, which Ray would advise of
+        where = f"engine.address={self.address}" if self.address else "a Ray cluster of this machine"
+        if self.address is not None and not answers(
+            self.address
+        ):  # Ray itself would wait for a quarter of an hour, and say so every five seconds
+            raise ValueError(f"{where} does not answer; start the head node there (ray start --head --port=6379), or give its HOST:PORT")
         try:
-            ray.init(
-                address=self.address,
-                include_dashboard=False if self.address is None else None,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+            more: dict[str, Any] = {"address": self.address} if self.address else {"address": "local", "include_dashboard": False}
+            ray.init(log_to_driver=False, configure_logging=False, **more)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            where = f"engine.address={self.address}" if self.address else "a Ray cluster on this machine"
-            raise ValueError(f"{where} cannot be reached or started: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"{where} cannot be joined or started: {str(error).splitlines()[0]}") from None
         self._ray = ray
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Outcome]:
@@ -88,7 +87,7 @@ class RayEngine:
             ready, _ = self._ray.wait(tasks, num_returns=1, timeout=_LOOK)
             if ready:
                 return ready
-            unanswered = 0 if self._answers() else unanswered + 1
+            unanswered = 0 if answers(self._head()) else unanswered + 1
             if unanswered >= _PATIENCE:
                 self._lost = True
                 raise ValueError(
@@ -109,15 +108,17 @@ class RayEngine:
     def _head(self) -> str:
         return str(self._ray.get_runtime_context().gcs_address)
 
-    def _answers(self) -> bool:
-        """Whether the head node takes connections."""
-        host, _, port = self._head().rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=2.0).close()
-        except OSError:
-            time.sleep(1.0)
-            return False
-        return True
+
+def answers(address: str) -> bool:
+    """Whether something takes connections at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise ValueError(f"engine.address={address} is no HOST:PORT, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
 
 
 class _Work(NamedTuple):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,9 +89,10 @@ class Results:
         said = fitting(read_json(path, limit=CARD), _FAILURE, str(path), "remove it to try the unit again")
         return Failure(said["reason"], said["died"])
 
-    def read(self, unit: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The result of a unit. Raises ValueError if there is none or the file is damaged."""
-        return parquet.read(self.path(unit), columns)
+    def read(self, unit: str, *, only: Callable[[str], bool] = lambda name: True) -> pa.Table:
+        """The result of a unit, those columns whose names are wanted. Raises ValueError if there is none or the file is damaged."""
+        with parquet.opened(self.path(unit)) as file:
+            return parquet.taken(file, self.path(unit), [name for name in file.schema_arrow.names if only(name)])
 
     def groups(self, unit: str) -> Iterator[pa.Table]:
         """The result of a unit, one row group after another, for results that are too large to be read at once."""
