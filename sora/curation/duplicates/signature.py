@@ -54,7 +54,8 @@ def hash_of(luma: Float[ndarray, "*n 16 16"] | UInt8[ndarray, "*n 16 16"]) -> UI
     from scipy.fft import dctn
 
     rows, columns = _frequencies()
-    positive = dctn(np.asarray(luma, np.float32), axes=(-2, -1), norm="ortho")[..., rows, columns] > 0
+    coefficients = np.asarray(dctn(np.asarray(luma, np.float32), axes=(-2, -1), norm="ortho"))
+    positive = coefficients[..., rows, columns] > 0
     octets = np.ascontiguousarray(np.packbits(positive, axis=-1, bitorder="little"))
     return octets.view("<u8")[..., 0].astype(np.uint64)
 
@@ -96,7 +97,7 @@ def hashed(frame: UInt8[ndarray, "H W 3"]) -> tuple[UInt64[ndarray, " 3"], UInt8
 @cache
 def _frequencies() -> tuple[ndarray, ndarray]:
     """Rows and columns of the 64 lowest frequencies but the mean, those that sum to least first."""
-    every = sorted(((u + v, u, v) for u in range(SIDE) for v in range(SIDE)))[1:65]
+    every = sorted((u + v, u, v) for u in range(SIDE) for v in range(SIDE))[1:65]
     _, rows, columns = zip(*every, strict=True)
     return np.array(rows), np.array(columns)
 

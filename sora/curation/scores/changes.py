@@ -71,7 +71,7 @@ class Changes:
 
 def _different(grey: UInt8[ndarray, "H W"], before: UInt8[ndarray, "H W"]) -> int:
     """The number of pixels that are another picture's: a small object that moves changes few pixels, but by much."""
-    return cv2.countNonZero(cv2.compare(cv2.absdiff(grey, before), DIFFERENT, cv2.CMP_GT))
+    return cv2.countNonZero(cv2.threshold(cv2.absdiff(grey, before), DIFFERENT, 1, cv2.THRESH_BINARY)[1])
 
 
 class Pulldown:

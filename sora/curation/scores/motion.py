@@ -72,7 +72,7 @@ def temporal_noise(before: UInt8[ndarray, "H W"], after: UInt8[ndarray, "H W"]) 
     changes little; 0 where most of them do not change at all, as with noise below half a level, and where there are hardly any."""
     soft = cv2.GaussianBlur(before, (5, 5), 0)
     across, down = (cv2.convertScaleAbs(cv2.Sobel(soft, cv2.CV_16S, x, 1 - x)) for x in (1, 0))
-    plain = cv2.compare(cv2.add(across, down), PLAIN, cv2.CMP_LE)
+    plain = cv2.threshold(cv2.add(across, down), PLAIN, 1, cv2.THRESH_BINARY_INV)[1]
     counts = cv2.calcHist([cv2.absdiff(before, after)], [0], plain, [256], [0, 256]).ravel()
     total = counts.sum()
     if total < ENOUGH * before.size or counts[0] > total / 2:

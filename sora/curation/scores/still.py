@@ -41,20 +41,17 @@ class Margins(NamedTuple):
         return 1.0 - (height - self.top - self.bottom) * (width - self.left - self.right) / (height * width)
 
 
-NO_MARGINS = Margins(0, 0, 0, 0)
-
-
 class StillParts:
     """Running images of a clip's luma, from which bars, border and logo follow."""
 
     def __init__(self) -> None:
-        self._brightest: ndarray | None = None
+        self._brightest = self._darkest = self._steady = np.empty((0, 0), np.uint8)
         self._count = 0
 
     def add(self, grey: UInt8[ndarray, "H W"]) -> None:
         across, down = (cv2.convertScaleAbs(cv2.Sobel(grey, cv2.CV_16S, x, 1 - x)) for x in (1, 0))
         gradient = cv2.add(across, down)
-        if self._brightest is None:
+        if self._count == 0:
             self._brightest, self._darkest, self._steady = grey.copy(), grey.copy(), gradient
         else:
             cv2.max(self._brightest, grey, self._brightest)
@@ -63,11 +60,10 @@ class StillParts:
         self._count += 1
 
     def bars(self) -> Margins:
-        """The black bars, as far as the frames so far tell."""
-        return NO_MARGINS if self._brightest is None else black_bars(self._brightest, self._darkest)
+        """The black bars, as far as the frames so far tell; at least one frame was added."""
+        return black_bars(self._brightest, self._darkest)
 
     def scores(self) -> dict[str, float]:
-        assert self._brightest is not None
         height, width = self._brightest.shape
         bars, border = self.bars(), self._border()
         return {
