@@ -1,0 +1,105 @@
+"""The signature of a clip, by which its copies are found: small pictures at fixed times and perceptual hashes of them.
+
+A hash holds the signs of the 64 lowest frequencies of the discrete cosine transform of a picture's luma, without the mean. Brightness and
+contrast leave it as it is, and mirroring a picture turns the signs of the frequencies that are odd across: the hash of the mirrored picture
+is the hash with those bits flipped, and no second hash is stored.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8, UInt64
+from numpy import ndarray
+
+PERIOD = 0.5  # seconds between the pictures of a clip, from its first frame on
+SIDE, COLOURS = 16, 8  # pixels a side of a small picture: luma, and the two differences of colour
+PICTURE = SIDE * SIDE + 2 * COLOURS * COLOURS  # bytes of one
+GRID = 64  # pixels a side of the square from which all is made
+CROPS = (0, 2, 4)  # pixels of it cut off at each side for the hashes of a picture: 0, 6 and 12 % in all, so that cropped copies are found
+INFORMATIVE = 2.0  # least deviation of luma, in grey levels, of a picture whose hash says anything
+
+
+class Signature(NamedTuple):
+    """hashes: of each picture, one per share of `CROPS`. pictures: luma of 16x16 and Cb, Cr of 8x8 pixels, flattened. n is 1 or more."""
+
+    hashes: UInt64[ndarray, "n 3"]
+    pictures: UInt8[ndarray, "n 384"]
+
+    @property
+    def informative(self) -> Bool[ndarray, " n"]:
+        """Which pictures have enough contrast for their hashes to mean something: black and plain ones have none."""
+        return informative(self.pictures)
+
+    def columns(self) -> dict[str, bytes]:
+        """The signature as two byte strings, little-endian, for columns of a table."""
+        return {"hashes": self.hashes.astype("<u8").tobytes(), "pictures": self.pictures.tobytes()}
+
+    @classmethod
+    def of(cls, hashes: bytes, pictures: bytes) -> Signature:
+        """The signature from its columns. Raises ValueError if their lengths do not fit each other."""
+        count = len(pictures) // PICTURE
+        if len(pictures) != count * PICTURE or len(hashes) != count * 8 * len(CROPS) or not count:
+            raise ValueError(
+                f"columns of {len(hashes)} and {len(pictures)} bytes are no signature; it has {8 * len(CROPS)} and {PICTURE} bytes for "
+                "each of one or more pictures: compute it anew"
+            )
+        return cls(np.frombuffer(hashes, "<u8").reshape(count, -1), np.frombuffer(pictures, np.uint8).reshape(count, -1))
+
+
+def hash_of(luma: Float[ndarray, "*n 16 16"] | UInt8[ndarray, "*n 16 16"]) -> UInt64[ndarray, "*n"]:
+    """The hash of each small luma picture: bit i is set where the i-th of the 64 lowest frequencies is positive."""
+    from scipy.fft import dctn
+
+    rows, columns = _frequencies()
+    coefficients = np.asarray(dctn(np.asarray(luma, np.float32), axes=(-2, -1), norm="ortho"))
+    positive = coefficients[..., rows, columns] > 0
+    octets = np.ascontiguousarray(np.packbits(positive, axis=-1, bitorder="little"))
+    return octets.view("<u8")[..., 0].astype(np.uint64)
+
+
+def mirrored(hashes: UInt64[ndarray, "*n"]) -> UInt64[ndarray, "*n"]:
+    """The hashes of the pictures mirrored left to right."""
+    return hashes ^ MIRROR
+
+
+def informative(pictures: UInt8[ndarray, "n 384"]) -> Bool[ndarray, " n"]:
+    """Which pictures have more contrast than a black or plain one has by its noise."""
+    return pictures[:, : SIDE * SIDE].std(axis=1, dtype=np.float32) >= INFORMATIVE
+
+
+def halved(frame: UInt8[ndarray, "H W 3"]) -> UInt8[ndarray, "h w 3"]:
+    """A frame that is large enough for it, at half its size, so that less of it is kept; any other unchanged."""
+    from sora.curation.scores.opencv import cv2
+
+    height, width = frame.shape[:2]
+    if min(height, width) < 2 * GRID or height % 2 or width % 2:
+        return frame
+    return cv2.resize(frame, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+
+
+def hashed(frame: UInt8[ndarray, "H W 3"]) -> tuple[UInt64[ndarray, " 3"], UInt8[ndarray, " 384"]]:
+    """The hashes and the small picture of an RGB frame without its bars: luma and colour differences of BT.601, means over equal parts."""
+    from sora.curation.scores.opencv import cv2
+
+    square = cv2.resize(frame, (GRID, GRID), interpolation=cv2.INTER_AREA).astype(np.float32)
+    luma = square @ np.array([0.299, 0.587, 0.114], np.float32)
+    lumas = [cv2.resize(luma[cut : GRID - cut, cut : GRID - cut], (SIDE, SIDE), interpolation=cv2.INTER_AREA) for cut in CROPS]
+    differences = np.stack([(square[..., 2] - luma) * 0.564, (square[..., 0] - luma) * 0.713])
+    part = GRID // COLOURS
+    coarse = differences.reshape(2, COLOURS, part, COLOURS, part).mean((2, 4)) + 128
+    picture = np.rint(np.concatenate([lumas[0].ravel(), coarse.ravel()])).clip(0, 255).astype(np.uint8)
+    return hash_of(np.stack(lumas)), picture
+
+
+@cache
+def _frequencies() -> tuple[ndarray, ndarray]:
+    """Rows and columns of the 64 lowest frequencies but the mean, those that sum to least first."""
+    every = sorted((u + v, u, v) for u in range(SIDE) for v in range(SIDE))[1:65]
+    _, rows, columns = zip(*every, strict=True)
+    return np.array(rows), np.array(columns)
+
+
+MIRROR = np.packbits(_frequencies()[1] % 2, bitorder="little").view("<u8")[0].astype(np.uint64)
