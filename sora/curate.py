@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sora.config.compose import Composed
-    from sora.curation.curating import Curated, CurationSettings
+    from sora.curation.curating import Curated, Curation, CurationSettings
 
 EXAMPLES = (
     "sora curate input=videos output=outputs/curation",
@@ -69,6 +69,8 @@ def main(composed: Composed) -> None:
     finally:
         engine.close()
     tell(done, work, JobPart.of(config.part))
+    if done.funnel is not None:
+        page(curation, done, work)
 
 
 def settings(config: Any) -> CurationSettings:
@@ -82,6 +84,7 @@ def settings(config: Any) -> CurationSettings:
     from sora.curation.finding import Cuts
     from sora.curation.inputs import InputSettings
     from sora.curation.joining import Shards
+    from sora.curation.scoring import CheapScoring
     from sora.curation.transcoding import Transcode
     from sora.ingest.clip_texts import CaptionWords
 
@@ -97,6 +100,7 @@ def settings(config: Any) -> CurationSettings:
     return CurationSettings(
         reading=reading,
         cuts=Cuts(build(config.cuts), **config.spans),
+        scoring=[CheapScoring()] if config.cheap else [],
         selection=build(config.select),
         transcode=Transcode(**config.transcode),
         shards=Shards(held_out=config.held_out, shard_mb=config.shard_mb, licence=config.licence),
@@ -134,6 +138,20 @@ def tell(done: Curated, work: Path, part: Any) -> None:
         say(f"  {one.source}: {one.reason}")
     if done.dataset is not None:
         print(f"next: {after_prepare(done.dataset, Index.open(done.dataset))}")
+
+
+def page(curation: Curation, done: Curated, work: Path) -> None:
+    """Write the page."""
+    from sora.config.command_line.following import after_prepare
+    from sora.data.index.index import Index
+    from sora.report.curated import view_of
+    from sora.report.curation import write_page
+    from sora.system.files import called
+
+    commands = [] if done.dataset is None else [after_prepare(done.dataset, Index.open(done.dataset))]
+    path = work / "curation.html"
+    write_page(path, view_of(curation, done, title=f"Curation of {called(curation.place)}", notes=done.inputs.told, commands=commands))
+    print(path)
 
 
 def show(work: Path) -> None:

@@ -17,6 +17,7 @@ from sora.curation.finding import CLIPS, Cuts, ListClips, Probe
 from sora.curation.inputs import Inputs, InputSettings, Unhashed, Unit, inputs_of
 from sora.curation.joining import Making, Shards, write_dataset
 from sora.curation.running import Step, forget_failed, run_step, tally
+from sora.curation.scoring import CheapScoring
 from sora.curation.selecting import Selection
 from sora.curation.stages import Results, Stage, hashed
 from sora.curation.status import write_stages, write_units
@@ -34,6 +35,7 @@ class CurationSettings:
 
     reading: InputSettings
     cuts: Cuts
+    scoring: Sequence[CheapScoring]
     selection: Selection
     transcode: Transcode
     shards: Shards
@@ -44,13 +46,16 @@ class CurationSettings:
 class Curated:
     """What a curation has come to. waiting: what other parts have left to do, or where it was told to stop; "" if it is whole.
 
-    lost: videos on which a stage failed, with the reason. described: the content of the dataset's dataset.json.
+    lost: videos on which a stage failed, with the reason. decision: the name of the result of `select`. groups: (unit, number) of clips
+    that show the same, the best first. described: the content of the dataset's dataset.json.
     """
 
     inputs: Inputs
     waiting: str = ""
     funnel: Funnel | None = None
     lost: Sequence[Refused] = ()
+    decision: str = ""
+    groups: Sequence[Sequence[tuple[str, int]]] = ()
     dataset: Path | None = None
     described: dict[str, Any] | None = None
 
@@ -88,7 +93,7 @@ class Curation:
     @cached_property
     def scoring(self) -> list[Step]:
         """The steps that score clips."""
-        return []
+        return [self._step(one.stage(self.listing.stage), one, self.listing) for one in self.settings.scoring]
 
     def _step(self, stage: Stage, function: Callable[..., pa.Table], *after: Step, **more: Any) -> Step:
         return Step(stage, Results(self.work / stage.folder), function, after, **more)
@@ -130,7 +135,7 @@ class Curation:
         for _, rows in decided(self.select, decision):
             funnel.add(rows)
         lost = [Refused(unit.told, 0.0, why) for unit in inputs.units if (why := judged.lost(unit)) is not None]
-        done = Curated(inputs, funnel=funnel, lost=lost)
+        done = Curated(inputs, funnel=funnel, lost=lost, decision=decision)
         if until == "select" or self.from_dataset:
             done.waiting = "" if self.from_dataset else "until=select"
             return done

@@ -1,0 +1,99 @@
+"""Reads what the page of a curation shows from the results in its work folder."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from sora.curation.curating import Curated, Curation
+from sora.curation.deciding import decided
+from sora.curation.scores.table import CHEAP_SCORES
+from sora.curation.scoring import CheapScoring
+from sora.curation.selecting import Selection
+from sora.curation.spans import Fate
+from sora.report.curation import CurationView, ScoreView, Shown, Still
+
+_BASIC = {"seconds": "Seconds of the clip.", "height": "Rows of pixels.", "width": "Columns of pixels.", "fps": "Frames a second."}
+_KEPT = 64  # units whose stills stay in memory
+
+
+def view_of(curation: Curation, done: Curated, *, title: str, notes: Sequence[str], commands: Sequence[str]) -> CurationView:
+    """The view of a curation that has decided about its clips."""
+    clips, places, values, losses = list[Shown](), dict[tuple[str, int], int](), dict[str, list[float]](), dict[str, tuple[int, float]]()
+    for _, rows in decided(curation.select, done.decision):
+        for row in rows:
+            places[row["unit"], row["number"]] = len(clips)
+            _add(values, row["scores"], len(clips))
+            clips.append(_shown(row))
+            count, seconds = losses.get(row["rule"], (0, 0.0))
+            losses[row["rule"]] = count + 1, seconds + row["seconds"]
+    for each in values.values():
+        each += [math.nan] * (len(clips) - len(each))
+    stills = Stills(curation, list(places))
+    return CurationView(
+        title=title,
+        clips=clips,
+        losses=losses,
+        scores=[_view(name, each, curation.settings.selection) for name, each in _ordered(values, curation.settings.selection)],
+        groups=[[places[member] for member in group if member in places] for group in done.groups],
+        lost=[(one.source, one.reason) for one in (*done.inputs.refused, *done.lost)],
+        still=stills,
+        notes=notes,
+        commands=commands,
+    )
+
+
+def _shown(row: Mapping[str, Any]) -> Shown:
+    return Shown(row["source"], row["number"], row["start"], row["rule"], row["reason"], row["rule"] not in get_args(Fate))
+
+
+def _add(values: dict[str, list[float]], scores: Mapping[str, float], place: int) -> None:
+    for name, value in scores.items():
+        column = values.setdefault(name, [])
+        column += [math.nan] * (place - len(column))
+        column.append(value)
+
+
+def _ordered(values: dict[str, list[float]], selection: Selection) -> list[tuple[str, list[float]]]:
+    """Scores with a rule first, in the order of the rules, then the others."""
+    first = [name for name in selection.rules if name in values]
+    return [(name, values[name]) for name in (*first, *(name for name in values if name not in first))]
+
+
+def _view(name: str, values: list[float], selection: Selection) -> ScoreView:
+    least, most = selection.rules.get(name, (None, None))
+    about = CHEAP_SCORES[name].meaning if name in CHEAP_SCORES else _BASIC.get(name, "")
+    return ScoreView(name=name, about=about, values=values, limits=(least, most))
+
+
+@dataclass
+class Stills:
+    """Callable that returns the first, middle or last frame of the clip at a place. members: unit and number of each clip."""
+
+    curation: Curation
+    members: Sequence[tuple[str, int]]
+    _read: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+
+    def __call__(self, place: int, moment: str) -> Still | None:
+        from PIL import Image
+
+        unit, number = self.members[place]
+        content = self._of(unit).get(number, {}).get(f"still_{moment}")
+        if not content:
+            return None
+        width, height = Image.open(io.BytesIO(content)).size
+        return Still(content, width, height)
+
+    def _of(self, unit: str) -> dict[int, dict[str, Any]]:
+        if unit not in self._read:
+            step = next((one for one in self.curation.scoring if isinstance(one.function, CheapScoring)), None)
+            rows: list[dict[str, Any]] = []
+            if step is not None and step.results.path(unit).is_file():
+                rows = step.results.read(unit, only=lambda name: name == "number" or name.startswith("still_")).to_pylist()
+            if len(self._read) >= _KEPT:
+                self._read.pop(next(iter(self._read)))
+            self._read[unit] = {row["number"]: row for row in rows}
+        return self._read[unit]
