@@ -151,3 +151,13 @@ def test_words_of_two_sweeps_into_one_folder_are_kept_and_each_waits_while_anoth
     second.join()
     sweeps[0].record()
     assert set(sweep.recorded(tmp_path / "a")) == {"seed=0", "seed=1"} and [path.name for path in (tmp_path / "a").iterdir()] == [RECORD]
+
+
+def test_parts_of_one_job_write_into_one_output_and_sweep_alone(tmp_path):
+    (tmp_path / "videos").mkdir()
+    said = [f"input={tmp_path / 'videos'}", f"output={tmp_path / 'work'}"]
+    found = split("curate", ["part=[0,2],[1,2]", *said], [])
+    assert [run[0] for run in found.runs] == ["part=[0,2]", "part=[1,2]"]
+    assert all(run[1:] == said for run in found.runs)
+    with pytest.raises(ValueError, match=r"a sweep over part= shares the work of one output"):
+        split("curate", ["part=[0,2],[1,2]", "held_out=0,0.1", *said], [])

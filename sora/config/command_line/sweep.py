@@ -74,7 +74,8 @@ def recorded(folder: Path) -> dict[str, list[str]]:
 def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> Sweep:
     """The runs, all composed and checked. Raises ValueError if any of them would be refused.
 
-    Runs with the same output get folders of their own in it, named by their differences: OUTPUT/density=uniform,seed=0.
+    Runs with the same output get folders of their own in it, named by their differences: OUTPUT/density=uniform,seed=0. Runs that differ in
+    `part` are shares of one job, and write into one output.
     """
     runs = [list(run) for run in product(*(several(argument) for argument in arguments))]
     composed = [compose(verb, run, folders) for run in runs]
@@ -82,7 +83,10 @@ def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> Sweep
         require_all(item, verb)
     refuse_shared([item.writes for item in composed])
     words = [[word for word in run if any(word not in other for other in runs) and not word.startswith("output=")] for run in runs]
-    if not all("output" in item.config for item in composed):
+    shares = [word.startswith("part=") for each in words for word in each]
+    if any(shares) and not all(shares):
+        raise ValueError("a sweep over part= shares the work of one output, so nothing else may differ; give the other values one by one")
+    if any(shares) or not all("output" in item.config for item in composed):
         return Sweep(runs, [None] * len(runs), words)
     return _apart(verb, runs, composed, words)
 
