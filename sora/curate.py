@@ -27,6 +27,7 @@ EXAMPLES = (
     "sora curate status outputs/curation",
 )
 ACTIONS = ("status",)
+PAGE, SHOWN = "curation.html", 3
 NUMBERS = {
     "shard_mb": Number(1),
     **dict.fromkeys(("spans.least_seconds", "spans.most_seconds"), Number(0, above=True)),
@@ -68,9 +69,9 @@ def main(composed: Composed) -> None:
         done = curation.run(until=config.until, retry=config.retry == "failed")
     finally:
         engine.close()
-    tell(done, work, JobPart.of(config.part))
     if done.funnel is not None:
         page(curation, done, work)
+    tell(done, work, JobPart.of(config.part))
 
 
 def settings(config: Any) -> CurationSettings:
@@ -118,6 +119,7 @@ def tell(done: Curated, work: Path, part: Any) -> None:
     """Say what came of it, and what comes next."""
     from sora.config.command_line.following import after_prepare
     from sora.data.index.index import Index
+    from sora.ingest.statistics import lasting
     from sora.system.terminal import say
 
     inputs = done.inputs
@@ -129,29 +131,34 @@ def tell(done: Curated, work: Path, part: Any) -> None:
         say(f"{whose}; left: {done.waiting}", "next: the same command goes on; sora curate status shows how far all parts are")
         return
     assert done.funnel is not None
-    hours = sum(done.funnel.seconds.values()) / 3600
-    say(f"{counted(sum(done.funnel.clips.values()), 'clip')}, {hours:.3g} hours: {done.funnel.kept} kept")
-    for rule, count in sorted(done.funnel.clips.items(), key=lambda one: -one[1]):
+    length, unit = lasting(sum(done.funnel.seconds.values()))
+    say(
+        f"{counted(sum(done.funnel.clips.values()), 'part')} of {length:.3g} {unit}: {counted(done.funnel.kept, 'clip is', 'clips are')} kept"
+    )
+    for rule, count in sorted(done.funnel.clips.items(), key=lambda one: (-one[1], one[0])):
         if rule:
             say(f"  {count} left out: {rule}")
-    for one in done.lost[:3]:
+    for one in done.lost[:SHOWN]:
         say(f"  {one.source}: {one.reason}")
+    if len(done.lost) > SHOWN:
+        say(f"  {len(done.lost) - SHOWN} more videos without a clip: {work / 'report.json'} names all")
+    print(work / PAGE)
     if done.dataset is not None:
         print(f"next: {after_prepare(done.dataset, Index.open(done.dataset))}")
 
 
 def page(curation: Curation, done: Curated, work: Path) -> None:
-    """Write the page."""
+    """Write the page, and the lists of all that gave no clip."""
     from sora.config.command_line.following import after_prepare
     from sora.data.index.index import Index
     from sora.report.curated import view_of
     from sora.report.curation import write_page
-    from sora.system.files import called
+    from sora.system.files import called, write_json
 
     commands = [] if done.dataset is None else [after_prepare(done.dataset, Index.open(done.dataset))]
-    path = work / "curation.html"
-    write_page(path, view_of(curation, done, title=f"Curation of {called(curation.place)}", notes=done.inputs.told, commands=commands))
-    print(path)
+    write_json(work / "report.json", done.report())
+    view = view_of(curation, done, title=f"Curation of {called(curation.place)}", notes=done.inputs.told, commands=commands)
+    write_page(work / PAGE, view)
 
 
 def show(work: Path) -> None:

@@ -59,6 +59,18 @@ class Curated:
     dataset: Path | None = None
     described: dict[str, Any] | None = None
 
+    def report(self) -> dict[str, Any]:
+        """All lists, for a file."""
+        funnel = self.funnel or Funnel()
+        parts = {rule or "kept": {"parts": count, "seconds": funnel.seconds[rule]} for rule, count in sorted(funnel.clips.items())}
+        return {
+            "parts": parts,
+            "refused": [one._asdict() for one in (*self.inputs.refused, *self.lost)],
+            "passed_over": [one._asdict() for one in self.inputs.passed],
+            "copies": self.inputs.copies,
+            "unmade": (self.described or {}).get("unmade", []),
+        }
+
 
 class Curation:
     """Runs the stages. part: this job's share of the units. counting: gives a progress bar for a stage and its number of units."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,8 +145,7 @@ class Funnel:
     """What became of all clips: counts and seconds by the rule that left them out ("": kept), and what never was a clip."""
 
     clips: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
-    videos: Counter[str] = field(default_factory=Counter)  # by the stage that failed on them
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, rows: Sequence[Mapping]) -> None:
         for row in rows:

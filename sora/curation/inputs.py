@@ -115,8 +115,7 @@ def inputs_of(
     if (place / DATASET).is_file():
         return _of_dataset(place, part)
     if place.is_dir():
-        found = sorted_files(place, run, settings.leave_out, images=False, follow=settings.follow_links, besides=work)
-        found.passed = [Passed(one.source, one.reason.replace("source.images=false", _IMAGES)) for one in found.passed]
+        found = _walked(place, work, settings, run)
         home = place
     elif place.is_file():
         found, home = _listed(place, run), place.absolute().parent
@@ -127,6 +126,20 @@ def inputs_of(
 
 
 _IMAGES = "sora curate takes videos: sora prepare takes images, too"
+
+
+def _walked(place: Path, work: Path, settings: InputSettings, run: Run) -> Sorted:
+    """The files of a folder. The keys in messages are those of sora curate, which has no `source`."""
+    try:
+        found = sorted_files(place, run, settings.leave_out, images=False, follow=settings.follow_links, besides=work)
+    except ValueError as error:
+        raise ValueError(_plain(str(error))) from None
+    found.passed = [Passed(one.source, _plain(one.reason)) for one in found.passed]
+    return found
+
+
+def _plain(message: str) -> str:
+    return message.replace("source.images=false", _IMAGES).replace("source.", "")
 
 
 def _of_dataset(folder: Path, part: JobPart) -> Inputs:

@@ -32,7 +32,7 @@ def view_of(curation: Curation, done: Curated, *, title: str, notes: Sequence[st
             losses[row["rule"]] = count + 1, seconds + row["seconds"]
     for each in values.values():
         each += [math.nan] * (len(clips) - len(each))
-    stills = Stills(curation, list(places))
+    stills, copies = Stills(curation, list(places)), sorted(done.inputs.copies.items())
     return CurationView(
         title=title,
         clips=clips,
@@ -40,6 +40,7 @@ def view_of(curation: Curation, done: Curated, *, title: str, notes: Sequence[st
         scores=[_view(name, each, curation.settings.selection) for name, each in _ordered(values, curation.settings.selection)],
         groups=[[places[member] for member in group if member in places] for group in done.groups],
         lost=[(one.source, one.reason) for one in (*done.inputs.refused, *done.lost)],
+        passed=[(one.source, one.reason) for one in done.inputs.passed] + [(name, f"the same bytes as {of}") for name, of in copies],
         still=stills,
         notes=notes,
         commands=commands,

@@ -70,8 +70,8 @@ class ScoreView:
 @dataclass(frozen=True, kw_only=True)
 class CurationView:
     """What the page shows. clips: all of them. losses: by reason, (clips, seconds); "" for the kept ones. still: the first, middle or last
-    frame of the clip at a place; None if there is none. groups: places of clips that show the same, the best one first. lost: videos
-    without a clip, and why. commands: what to call next."""
+    frame of the clip at a place; None if there is none. groups: places of clips that show the same, the best one first. lost, passed:
+    videos without a clip, and files that were not examined, and why. commands: what to call next."""
 
     title: str
     clips: Sequence[Shown]
@@ -79,6 +79,7 @@ class CurationView:
     scores: Sequence[ScoreView]
     groups: Sequence[Sequence[int]]
     lost: Sequence[tuple[str, str]]
+    passed: Sequence[tuple[str, str]]
     still: Callable[[int, str], Still | None]
     notes: Sequence[str] = ()
     commands: Sequence[str] = field(default_factory=tuple)
@@ -89,7 +90,8 @@ def write_page(path: Path, view: CurationView) -> None:
     sections = [Section("Funnel", _funnel(view)), Section("Scores", _scores(view))]
     sections += [Section("Cuts", cuts)] if (cuts := _cuts(view)) else []
     sections += [Section("Duplicates", groups)] if (groups := _duplicates(view)) else []
-    sections += [Section("Videos without a clip", _lost(view))] if view.lost else []
+    sections += [Section("Videos without a clip", _listed(("video", "why"), view.lost))] if view.lost else []
+    sections += [Section("Passed over", _listed(("file", "why"), view.passed))] if view.passed else []
     sections += [Section("Next", [Commands(view.commands)])] if view.commands else []
     kept, seconds = view.losses.get("", (0, 0.0))
     length, unit = lasting(seconds)
@@ -99,16 +101,20 @@ def write_page(path: Path, view: CurationView) -> None:
 
 def _funnel(view: CurationView) -> list[Part]:
     ordered = sorted(view.losses.items(), key=lambda item: (item[0] == "", -item[1][1]))
-    whole = sum(seconds for _, seconds in view.losses.values()) or 1.0
-    rows = [(rule or "kept", clips, seconds / 3600, f"{100 * seconds / whole:.1f} %") for rule, (clips, seconds) in ordered]
-    total = ("all", len(view.clips), whole / 3600, "100 %")
-    parts: list[Part] = [
-        Figures(
-            [Figure("kept", number(view.losses.get("", (0, 0.0))[0]), "clips"), Figure("parts", number(len(view.clips)), "of all videos")]
-        ),
-        Plot(plots.bars({row[0]: row[2] for row in rows}, across="hours"), "Hours that each rule left out, and what is kept"),
-        Table(("first reason", "clips", "hours", "of all hours"), [*rows, total]),
+    whole = sum(seconds for _, seconds in view.losses.values())
+    scaled, unit = lasting(whole)
+    each = scaled / whole if whole else 0.0
+    rows = [
+        (rule or "kept", clips, seconds * each, f"{100 * seconds / whole:.1f} %" if whole else "") for rule, (clips, seconds) in ordered
     ]
+    kept, figures = view.losses.get("", (0, 0.0)), list[Figure]()
+    figures.append(Figure("clips kept", number(kept[0]), f"{number(kept[1] * each)} {unit}"))
+    figures.append(Figure("parts of all videos", number(len(view.clips)), f"{number(scaled)} {unit}"))
+    parts: list[Part] = [Figures(figures)]
+    if rows:
+        drawn = plots.bars({row[0]: row[2] for row in rows}, across=unit)
+        parts.append(Plot(drawn, f"What each rule left out, in {unit}, and what is kept"))
+        parts.append(Table(("first reason", "parts", unit, f"of all {unit}"), [*rows, ("all", len(view.clips), scaled, "100 %")]))
     return parts + [Prose(note) for note in view.notes]
 
 
@@ -181,6 +187,6 @@ def _duplicates(view: CurationView) -> list[Part]:
     return parts + ([Prose(f"{counted(left, 'more group', 'more groups')} of duplicates.")] if left > 0 else [])
 
 
-def _lost(view: CurationView) -> list[Part]:
-    more = [Prose(f"{len(view.lost) - _LISTED} more.")] if len(view.lost) > _LISTED else []
-    return [Table(("video", "why"), list(view.lost[:_LISTED])), *more]
+def _listed(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> list[Part]:
+    more: list[Part] = [Prose(f"{len(rows) - _LISTED} more; report.json has all.")] if len(rows) > _LISTED else []
+    return [Table(head, list(rows[:_LISTED])), *more]

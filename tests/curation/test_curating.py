@@ -113,7 +113,11 @@ def test_a_changed_rule_decodes_nothing_again(videos, tmp_path, monkeypatch):
     assert done.funnel is not None and first.funnel is not None and done.funnel.kept == first.funnel.kept - 1
     new = {path for path in tmp_path.rglob("*.parquet") if path not in before}
     stages = {path.parent.name.partition("-")[0] for path in new}
-    assert stages <= {"select", "transcode", *(path.parent.name.partition("-")[0] for path in new if path.parent.name.startswith("dataset-"))}
+    assert stages <= {
+        "select",
+        "transcode",
+        *(path.parent.name.partition("-")[0] for path in new if path.parent.name.startswith("dataset-")),
+    }
     assert all(path.stat().st_mtime_ns == when for path, when in before.items() if path.parent.name.startswith(("probe", "cuts", "scores")))
     assert first.dataset != done.dataset and Index.open(first.dataset) is not None
 

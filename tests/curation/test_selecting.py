@@ -9,7 +9,9 @@ from sora.curation.selecting import KEPT, Candidate, Selection
 from sora.safety.claims import NO_CLAIMS, OriginClaims
 
 
-def clip(number=0, *, content="a" * 64, source="a.mp4", seconds=2.0, facts=SourceFacts(), claims=NO_CLAIMS, copy_of="", reason="", **scores):
+def clip(
+    number=0, *, content="a" * 64, source="a.mp4", seconds=2.0, facts=SourceFacts(), claims=NO_CLAIMS, copy_of="", reason="", **scores
+):
     return Candidate(source, content, number, seconds, scores, facts, claims, copy_of, reason)
 
 
@@ -25,7 +27,13 @@ def test_the_first_reason_is_the_first_in_the_order_of_the_rules(tmp_path):
     selection = Selection(
         rules={"motion": (0.5, None), "text": (None, 0.1)}, opt_out=str(out), licences=("cc0",), consents=("given",), synthetic="refuse"
     )
-    bad = {"claims": OriginClaims("unread", "notAllowed", True), "copy_of": "b 1", "reason": "too short: 3 frames", "motion": 0.0, "text": 0.5}
+    bad = {
+        "claims": OriginClaims("unread", "notAllowed", True),
+        "copy_of": "b 1",
+        "reason": "too short: 3 frames",
+        "motion": 0.0,
+        "text": 0.5,
+    }
     healed = [
         ({"reason": ""}, "too short"),
         ({"content": "c" * 64}, "opt-out"),
