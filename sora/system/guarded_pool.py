@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import resource
 import signal
+import sys
+import threading
+import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from sora.gate.confine import confine
 from sora.system.processes import ASKING, Parent, born_deaf
 
 UNSENT = 75  # exit code of a loader worker that cannot send its batch
 SHARED = "/dev/shm"  # where torch puts batches
+AHEAD = 4  # results per process that may wait for an earlier one
+_LATE = 60  # seconds beyond its time limit after which a process that did not end itself is killed from here
+_ENDING = 5  # seconds that an idle process has to end
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Start = Literal["fork", "forkserver"]
 
 
 @dataclass(frozen=True)
@@ -63,46 +73,190 @@ class Hold:
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, seconds: float, memory_gb: float, apart: bool = True
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    seconds: float,
+    memory_gb: float,
+    apart: bool = True,
+    start: Start = "fork",
 ) -> Iterator[Outcome[Item, Result]]:
     """The results of `function` for every item, in order, from at most `workers` processes (0: in this one, without limits).
 
     A `ValueError` of the function, or a lack of memory, becomes the item's reason; any other exception is raised here. An item whose
-    process dies or takes over `seconds` is tried once more alone, then given up with a reason. memory_gb, apart: see `Hold`.
+    process dies or takes over `seconds` is tried once more in a new process, then given up with a reason; meanwhile the other processes go
+    on, until `AHEAD` results per process wait for that item. memory_gb, apart: see `Hold`.
+
+    start: how processes are started, as in `multiprocessing`. "fork" is quick, and wrong where this process has threads that may hold
+    locks at that moment; "forkserver" starts them from a process without threads, which imports everything anew.
     """
-    if workers == 0:
-        for item in items:
-            yield _plainly(function, item)
-        return
-    guarded = Guarded(function, seconds)
-    left = iter(items)
-    soon = list(islice(left, workers))  # a pool starts all its processes at once: start no more than there are items
-    if not soon:
-        return
-    workers = len(soon)
-    pending: deque[tuple[Item, Future[Outcome[Item, Result]]]] = deque()
-    hold = Hold(memory_gb=memory_gb, apart=apart)
-    pool = _pool(workers, hold)
-    try:
-        for item in chain(soon, left):
-            pending.append((item, _given(pool, guarded, item)))
-            if len(pending) < 4 * workers:
+    first, waiting = 0, dict[int, Outcome[Item, Result]]()
+    run = _Run(function, workers=workers, seconds=seconds, hold=Hold(memory_gb=memory_gb, apart=apart), start=start)
+    run.last = AHEAD * workers
+    with closing(run.outcomes(items)) as outcomes:
+        for number, done in outcomes:
+            waiting[number] = done
+            while first in waiting:
+                yield waiting.pop(first)
+                first += 1
+                run.last += 1
+
+
+def as_done(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    seconds: float,
+    memory_gb: float,
+    apart: bool = True,
+    start: Start = "fork",
+) -> Iterator[Outcome[Item, Result]]:
+    """As `in_order`, but each result as soon as it is there, so that no number of items waits for one that hangs."""
+    run = _Run(function, workers=workers, seconds=seconds, hold=Hold(memory_gb=memory_gb, apart=apart), start=start)
+    with closing(run.outcomes(items)) as outcomes:
+        for _, done in outcomes:
+            yield done
+
+
+@dataclass
+class _Worker:
+    """A process, the pipe to it, and the item that it computes. until: when it must have answered, by `time.monotonic`."""
+
+    process: BaseProcess
+    pipe: Connection
+    number: int = 0
+    item: Any = None
+    again: bool = False
+    until: float = 0.0
+
+    def give(self, number: int, item: Any, *, again: bool, seconds: float) -> None:
+        self.number, self.item, self.again = number, item, again
+        self.until = time.monotonic() + seconds + _LATE
+        self.send((item,))
+
+    def send(self, message: Any) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died meanwhile, which its missing answer will tell
+            self.pipe.send(message)
+
+    def bury(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+class _Run(Generic[Item, Result]):
+    """The processes of one call of `in_order` or `as_done`, without a thread in this process.
+
+    A process has one item at a time and its own pipe, so that its death concerns that item alone.
+    """
+
+    def __init__(self, function: Callable[[Item], Result], *, workers: int, seconds: float, hold: Hold, start: Start) -> None:
+        self.function, self.workers, self.seconds, self.hold, self.start = function, workers, seconds, hold, start
+        self.last = sys.maxsize  # the largest number of an item that may be begun
+        self.idle: list[_Worker] = []
+        self.busy: dict[Connection, _Worker] = {}
+
+    def outcomes(self, items: Iterable[Item]) -> Generator[tuple[int, Outcome[Item, Result]], None, None]:
+        """Yield each item's number and outcome as soon as it is there."""
+        if self.workers == 0:
+            for number, item in enumerate(items):
+                yield number, _plainly(self.function, item)
+            return
+        left, given = enumerate(items), 0
+        ended: deque[tuple[int, Outcome[Item, Result]]] = deque()
+        atexit.register(self._kill)  # before multiprocessing waits for its processes, which wait for items
+        try:
+            while True:
+                ended.extend(self._collect(still=not ended))
+                while len(self.busy) < self.workers and given <= self.last:
+                    if (task := next(left, None)) is None:
+                        break
+                    given += 1
+                    self._give(*task)
+                if ended:
+                    yield ended.popleft()
+                elif not self.busy:
+                    return
+        except BaseException:
+            self._kill()
+            raise
+        finally:
+            self._end()
+            atexit.unregister(self._kill)
+
+    def _give(self, number: int, item: Item, *, again: bool = False) -> None:
+        """Give an item to a free process, or to a new one if none is free or it is given again."""
+        with born_deaf():  # in a new process Ctrl-C would print a traceback until `_start` runs
+            worker = self.idle.pop() if self.idle and not again else self._new()
+            self.busy[worker.pipe] = worker
+        worker.give(number, item, again=again, seconds=self.seconds)
+
+    def _new(self) -> _Worker:
+        context = get_context(self.start)
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, Parent.here(), self.hold, self.start))
+        try:
+            process.start()
+        finally:
+            theirs.close()  # else the end of the process would not end its pipe
+        worker = _Worker(process, ours)
+        try:
+            worker.send(Guarded(self.function, self.seconds))
+        except BaseException:  # a function that cannot be sent
+            worker.bury()
+            raise
+        return worker
+
+    def _collect(self, *, still: bool) -> list[tuple[int, Outcome[Item, Result]]]:
+        """The outcomes that are there. still: wait for one; the list may be empty even so, after an item's first failure."""
+        if not self.busy:
+            return []
+        patience = max(0.0, min(worker.until for worker in self.busy.values()) - time.monotonic()) if still else 0.0
+        ready = [pipe for pipe in wait(list(self.busy), patience) if isinstance(pipe, Connection)]
+        late = [pipe for pipe, worker in self.busy.items() if worker.until < time.monotonic() and not pipe.poll()]
+        found: list[tuple[int, Outcome[Item, Result]]] = []
+        for pipe in dict.fromkeys((*ready, *late)):
+            worker, answer = self.busy[pipe], None
+            if pipe not in late:
+                with suppress(EOFError, OSError):  # nothing, or not all of it, came
+                    answer = pipe.recv()
+            if answer is not None:
+                self.idle.append(worker)  # before it is out of `busy`, so that `_kill` finds it at any moment
+                del self.busy[pipe]
+                if isinstance(answer, _Raised):
+                    raise answer.error
+                found.append((worker.number, answer))
                 continue
-            pool = yield from _first(pending, pool, guarded, workers, hold)
-        while pending:
-            pool = yield from _first(pending, pool, guarded, workers, hold)
-    except BaseException:
-        _kill(pool)
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            worker.bury()
+            del self.busy[pipe]
+            if worker.again:
+                why = f"the process that read it crashed, or took over {self.seconds:g} seconds"
+                found.append((worker.number, Outcome(worker.item, None, why, died=True)))
+            else:
+                self._give(worker.number, worker.item, again=True)
+        return found
+
+    def _kill(self) -> None:
+        """Kill all processes: after Ctrl-C, or an error, nobody needs their results."""
+        for worker in (*self.busy.values(), *self.idle):
+            worker.process.kill()
+
+    def _end(self) -> None:
+        """Tell the idle processes to end, and wait for them."""
+        workers = [*self.busy.values(), *self.idle]
+        for worker in self.idle:
+            worker.send(None)
+        for worker in workers:
+            worker.process.join(_ENDING)
+            worker.bury()
 
 
-def _kill(pool: ProcessPoolExecutor) -> None:
-    """Kill a pool's processes, because after Ctrl-C nobody needs their results. Waiting instead may hang: a second Ctrl-C makes the
-    interpreter close the queue that tells idle processes to end, and then wait for them for ever."""
-    for process in list((pool._processes or {}).values()):
-        process.kill()
+class _Raised(NamedTuple):
+    """The answer of a process whose function raised an exception that ends the whole run."""
+
+    error: BaseException
 
 
 def _plainly(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
@@ -118,45 +272,35 @@ def _failed(item: Item, error: Exception) -> Outcome[Item, Any]:
     return Outcome(item, None, str(error))
 
 
-def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers: int, hold: Hold) -> Iterator[Outcome]:
-    """Yield the oldest result. If a process died, run all unfinished items again one by one, and return a new pool."""
-    item, future = pending[0]
+# ---- in the process of a worker
+
+
+def _work(pipe: Connection, parent: Parent, hold: Hold, start: Start) -> None:
+    """Answer the items that come through a pipe after the function, until None comes or the pipe ends."""
+    _start(parent, hold, start)
+    with suppress(EOFError):
+        guarded: Guarded[Any, Any] = pipe.recv()
+        while (task := pipe.recv()) is not None:
+            _answer(pipe, guarded, *task)
+
+
+def _answer(pipe: Connection, guarded: Guarded[Any, Any], item: Any) -> None:
     try:
-        done = future.result()
-    except BrokenProcessPool:
-        pool.shutdown(wait=True)
-        redo = [item for item, _ in pending]
-        pending.clear()
-        for item in redo:
-            yield _alone(guarded, item, hold)
-        return _pool(workers, hold)
-    pending.popleft()
-    yield done
-    return pool
-
-
-def _alone(guarded: Guarded[Item, Result], item: Item, hold: Hold) -> Outcome[Item, Result]:
-    with _pool(1, hold) as single:
+        pipe.send(guarded(item))
+    except MemoryError as error:  # of packing the result
+        pipe.send(_failed(item, error))
+    except BaseException as error:
+        error.add_note("".join(traceback.format_exception(error)).rstrip())  # the traceback itself stays here
         try:
-            return _given(single, guarded, item).result()
-        except BrokenProcessPool:
-            return Outcome(item, None, f"the process that read it crashed, or took over {guarded.seconds:g} seconds", died=True)
-        except BaseException:
-            _kill(single)
-            raise
+            ForkingPickler.loads(ForkingPickler.dumps(error))
+        except Exception:  # it cannot be made again from its arguments
+            error = RuntimeError(error.__notes__[-1])
+        pipe.send(_Raised(error))
 
 
-def _given(pool: ProcessPoolExecutor, guarded: Guarded[Item, Result], item: Item) -> Future[Outcome[Item, Result]]:
-    with born_deaf():  # the first call starts the processes, in which Ctrl-C would print a traceback until `_start` runs
-        return pool.submit(guarded, item)
-
-
-def _pool(workers: int, hold: Hold) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_start, initargs=(Parent.here(), hold))
-
-
-def _start(parent: Parent, hold: Hold) -> None:
-    parent.hold_to()  # a parent that is killed cannot tell its workers to end, and they would wait for ever
+def _start(parent: Parent, hold: Hold, start: Start) -> None:
+    if start == "fork":
+        parent.hold_to()  # a parent that is killed cannot tell its workers to end, and they would wait for ever
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # its default kills the process even inside a decoder
@@ -165,6 +309,14 @@ def _start(parent: Parent, hold: Hold) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     if hold.apart:
         confine()
+    if start != "fork":  # the server of processes is the parent for the kernel, and it lives as long as we do
+        threading.Thread(target=_end_with_starter, name="parent", daemon=True).start()
+
+
+def _end_with_starter() -> None:
+    if (starter := parent_process()) is not None:
+        starter.join()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 # ---- messages on how workers ended
