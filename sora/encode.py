@@ -47,7 +47,8 @@ def main(composed: Composed) -> None:
     multiple = list(composed.config.multiple)
     if len(multiple) != 3 or min(multiple) < 1:
         raise ValueError(f"multiple={multiple} is not three whole numbers from 1, of frames, rows and columns, such as [1,2,2]")
-    index, part = Index.open(composed.config.data), JobPart.of(composed.config.part)
+    sets = None if composed.config.sets is None else list(composed.config.sets)
+    index, part = Index.open(composed.config.data, sets=sets), JobPart.of(composed.config.part)
     if not may_write(index.folder):
         shown = command("data", "index", str(index.folder), "output=FOLDER")
         raise ValueError(

@@ -81,7 +81,11 @@ def settings_of(config: DictConfig) -> EvaluationSettings:
 
     values = {key: value for key, value in plain(config).items() if key in EvaluationSettings.__dataclass_fields__}
     data = values["data"]
-    values |= {"data": (data,) if isinstance(data, str) else None if data is None else tuple(data), "metrics": listed(values["metrics"])}
+    values |= {
+        "data": (data,) if isinstance(data, str) else None if data is None else tuple(data),
+        "metrics": listed(values["metrics"]),
+        "sets": listed(values["sets"]),
+    }
     values |= {"real": Side(**values["real"]), "generated": Side(n=None, **values["generated"])}
     values |= {"continuation": Continuation(**values["continuation"]), "loss": LossSettings(**values["loss"])}
     return EvaluationSettings(**values | {"extractor": partial(build, config.extractor), "sampling": partial(sampling, config)})

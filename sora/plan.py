@@ -52,6 +52,7 @@ def main(composed: Composed) -> None:
     if config.calibrate:
         calibrate(config, planned)
         return
+    tell_of_selections(planned.data)
     found: dict[str, Any] = {"figures": told(config, planned.plan)}
     for line in captions_told(config, planned):
         terminal.say(f"captions         {line}")
@@ -72,6 +73,7 @@ def tell_of_crops(config: DictConfig) -> None:
     from sora.system import files as storage
 
     data, plan = vae_plan(config)
+    tell_of_selections(data)
     print("\n".join(plan.lines([storage.called(index.folder) for index in data.indexes])))
     print(f"a step: {counted(plan.batch, 'crop')} in {counted(plan.packs, 'pack')}; every shape in turn")
     found: dict[str, Any] = {}
@@ -83,6 +85,13 @@ def tell_of_crops(config: DictConfig) -> None:
         found["price"] = bill.figures
     if config.figures:
         storage.write_json(Path(config.figures), found)
+
+
+def tell_of_selections(data: Any) -> None:
+    """Print how many clips of each dataset its selection keeps."""
+    from sora.data.loading.caption_checks import selections_told
+
+    terminal.say(*selections_told(data.indexes))
 
 
 def told(config: DictConfig, plan: TokenPlan) -> list[dict[str, Any]]:

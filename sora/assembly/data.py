@@ -1,14 +1,20 @@
-"""The data that a configuration names, and the plan of packs or crops for every step."""
+"""The data that a configuration names, the plan of packs or crops for every step, and the sets of captions that a run is pinned to.
+
+A run's sets are those that were there when it began, or that `data.sets` named, by name and content: run.json has them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from sora.data.index.index import Index
+    from sora.runs.run import Run
 
 
 def vae_plan(config: DictConfig) -> tuple[Any, Any]:
@@ -114,3 +120,77 @@ def online_encoder(planned: Planned, vae: Any, *, near: int) -> Any:
         shard_text=data.shard_text,
         near=near,
     )
+
+
+# ---- the sets of captions of a run
+
+
+def pinned(run: Run, sets: Any, folders: Sequence[str], *, typed: bool, again: bool) -> Any:
+    """`data.sets` of a run that is resumed: the names of its own sets for each dataset, so that one that was added since changes nothing.
+
+    sets: as asked for. typed: whether the command line named the key. again: whether `resume_allow` lets the data differ. Runs that
+    recorded no sets, and those that are given others on purpose, take `sets` as it is.
+
+    Raises:
+        ValueError: a set of the run is gone or has changed.
+    """
+    record, stored = run.info.get("sets"), (run.config.get("data") or {}).get("sets")
+    if record is None or len(record) != len(folders) or typed or (sets is not None and _plain(sets) != _plain(stored)):
+        return sets
+    if not again:
+        for folder, kept in zip(folders, record, strict=True):
+            _refuse_changed(run, Path(folder), kept)
+    return [sorted(kept) for kept in record]
+
+
+def _plain(sets: Any) -> Any:
+    return sets if sets is None or isinstance(sets, str) else [_plain(entry) for entry in sets]
+
+
+def _refuse_changed(run: Run, folder: Path, kept: dict[str, str]) -> None:
+    from sora.data.index.index import DATASET, describe
+    from sora.data.index.keyed_sets import CAPTION_SETS, CaptionSets
+
+    if not kept or not (folder / DATASET).is_file():  # a missing dataset is told of where it is opened
+        return
+    advice = "put the old one back, or say so on purpose with data.sets=[…] resume_allow=[depends.data]"
+    there, dataset = CAPTION_SETS.names(folder), describe(folder)["fingerprint"]
+    for name, was in kept.items():
+        if name not in there:
+            raise ValueError(f"{run.folder} is trained with the set of captions {name}, and {folder} has no captions-{name}.json; {advice}")
+        now = CaptionSets(folder, dataset=dataset, names=[name]).hashes[name]
+        if now != was:
+            raise ValueError(
+                f"{folder / f'captions-{name}.json'} is not the set that {run.folder} is trained with: it is {now[:12]}, the run's is "
+                f"{was[:12]}; {advice}"
+            )
+
+
+def known_sets(run: Run, folder: Path | str, number: int | None = None) -> list[str] | None:
+    """The names of a run's sets of captions that a dataset has; None for all that are there, if the run recorded none.
+
+    number: which of the run's datasets it is (None: any).
+    """
+    from sora.data.index.keyed_sets import CAPTION_SETS
+
+    record = run.info.get("sets")
+    if record is None or (number is not None and number >= len(record)):
+        return None
+    names = {name for kept in (record if number is None else [record[number]]) for name in kept}
+    return sorted(names & set(CAPTION_SETS.names(folder)))
+
+
+def as_trained(run: Run, folders: Sequence[Path | str]) -> list[Index] | None:
+    """The datasets of folders with the run's sets and selections; None if a folder lacks the selection."""
+    from sora.data.index.index import Index
+    from sora.data.index.keyed_sets import SELECTIONS
+
+    data = run.config.get("data") or {}
+    said = data.get("selection")
+    chosen = [said] * len(folders) if said is None or isinstance(said, str) else list(said)
+    if len(chosen) != len(folders) or any(name and name not in SELECTIONS.names(path) for name, path in zip(chosen, folders, strict=True)):
+        return None
+    return [
+        Index.open(folder, data.get("split") or "train", sets=known_sets(run, folder, number), selection=chosen[number])
+        for number, folder in enumerate(folders)
+    ]

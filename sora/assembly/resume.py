@@ -24,6 +24,7 @@ FREE = (
     "resume",
     "resume_allow",
     "data.folders",
+    "data.sets",
     "workers",
     "guard.patience",
     "guard.most",
@@ -55,7 +56,7 @@ FREE = (
 # (least, most). workers: processes, 0 loads in this one; plan.budget: tokens of a pack; level_bins: each bin is a number in every log line
 BOUNDS = {"workers": (0, 1024), "plan.budget": (1, 1 << 30), "level_bins": (1, 10_000)}
 DEPENDS = "depends."  # in resume_allow, the prefix of names that are no keys: the hashes of data, VAE and text encoder
-# Paths are free, because hashes show whether the same clips and the same VAE lie there.
+# Paths and sets are free, because hashes show whether the same clips with the same captions, and the same VAE, lie there.
 FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}
 
 
@@ -195,6 +196,8 @@ def standing(asked: DictConfig, run: Run, said: Sequence[str] | None) -> DictCon
         typed = said is None or any(key == name or key.startswith(f"{name}.") for name in said)
         return typed and Path(str(path)).exists()
 
+    from sora.assembly.data import pinned
+
     refuse_exported(run)
     config, stored = asked.copy(), run.config
     known = (stored.get("data") or {}).get("folders") or ()
@@ -205,6 +208,9 @@ def standing(asked: DictConfig, run: Run, said: Sequence[str] | None) -> DictCon
         for name, found in zip(folders, config.data.folders, strict=True):
             if name in lost and found not in (name, abspath(name)):
                 say(f"data.folders: {name} is read from {found}")
+    if config.kind == "diffusion" and OmegaConf.is_list(folders):
+        typed, again = "data.sets" in (said or ()), f"{DEPENDS}data" in asked.resume_allow
+        config.data.sets = pinned(run, asked.data.get("sets"), list(config.data.folders), typed=typed, again=again)
     if config.kind == "diffusion" and not named_here("vae", config.vae) and (said is None or config.vae == stored.get("vae")):
         config.vae = str(run.vae.absolute()) if (run.vae / CARD).is_file() else places.path_of(run, "vae", str(config.vae))
     if config.get("init") is not None and not named_here("init", config.init):
@@ -280,7 +286,8 @@ def record(
     if other:
         run.depend_on(job.depends, vae=job.vae)
     begun = begun_at(run.folder, kept.data.folders, None if "usual" in run.info and not other else job.usual)
-    run.note(**begun, **{key: value for key, value in told.items() if key == "own"})
+    pins = {"sets": list(job.sets)} if job.sets and (other or "sets" not in run.info) else {}
+    run.note(**begun, **pins, **{key: value for key, value in told.items() if key == "own"})
     if mine:
         run.seal()
 
@@ -316,6 +323,7 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
         if ranks.first():
             info = {"kind": config.kind, "depends": dict(job.depends), **begun_at(folder, config.data.folders, job.usual)}
             info |= {"own": used} if (used := own.record()) else {}
+            info |= {"sets": list(job.sets)} if job.sets else {}
             return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae), None
         return wait_for(folder), None
     run = open_run(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ class Job:
     """All that one kind of training needs: the task, the steps to train on, the hashes of what it depends on, and the unit of its log.
 
     scales: learning-rate scales of single parameters, by their names in the task (`sora.dit.mup`). usual: the usual size and length of the
-    training clips, for sampling later (`sora.assembly.usual`).
+    training clips, for sampling later (`sora.assembly.usual`). sets: for each dataset the sets of captions in force, with their hashes.
     """
 
     task: Any
@@ -38,16 +38,18 @@ class Job:
     vae: Path | None = None
     scales: Mapping[str, Any] = field(default_factory=dict)
     usual: Mapping[str, float] = field(default_factory=dict)
+    sets: Sequence[Mapping[str, str]] = ()
 
 
 def vae_job(config: DictConfig, folder: Path) -> Job:
     """The job of training a VAE on crops of frames."""
     from sora.assembly.data import vae_plan
+    from sora.data.loading.caption_checks import selections_told
     from sora.system.files import called
 
     data, plan = vae_plan(config)
     task = vae_task(config)
-    for line in plan.lines([called(index.folder) for index in data.indexes]):
+    for line in (*selections_told(data.indexes), *plan.lines([called(index.folder) for index in data.indexes])):
         say(line)
     return Job(
         task=task,
@@ -79,12 +81,15 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     """The job of training a network on packs of clips with captions. Its VAE is copied to the run; latents of another are refused."""
     from sora.assembly.data import captions_told, diffusion_plan, online_encoder
     from sora.assembly.usual import usual_of
+    from sora.data.loading.caption_checks import selections_told
     from sora.vae import artefact
 
     planned = diffusion_plan(config)
     data, plan, encoder = planned.data, planned.plan, planned.encoder
     plan.remember(folder / "plan.cache")
     vae = artefact.load(planned.vae)
+    for line in selections_told(data.indexes):
+        say(line)
     for reason, count in plan.skipped.items():
         say(f"left out: {counted(count, 'clip')} ({reason})")
     for line in captions_told(config, planned):
@@ -99,6 +104,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
         vae=planned.vae,
         scales=scales,
         usual=usual_of(planned, stride=vae.stride),
+        sets=[index.sets.hashes for index in data.indexes],
     )
 
 

@@ -88,7 +88,7 @@ def asked_of_data(run: Run) -> dict[str, float]:
     """`usual_of` the datasets that a run was trained on, which are found by their fingerprints. Raises ValueError if they are not found."""
     import numpy as np
 
-    from sora.data.index.index import Index
+    from sora.assembly.data import as_trained
     from sora.runs.places import candidates, foreign
 
     data = run.config.get("data") or {}
@@ -103,8 +103,8 @@ def asked_of_data(run: Run) -> dict[str, float]:
         if not found:
             raise ValueError(f"its dataset {name} is not to be found from here")
     for folders in islice(product(*places), TRIED):
-        indexes = [Index.open(folder, data.get("split") or "train") for folder in folders]
-        if same_data(run, indexes):
+        indexes = as_trained(run, folders)
+        if indexes is not None and same_data(run, indexes):
             break
     else:
         raise ValueError(f"what lies at {', '.join(str(found[0]) for found in places)} is not the dataset that it was trained on")

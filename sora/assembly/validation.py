@@ -168,13 +168,20 @@ def held_out_clips(
     return HeldOutClips(data, listing, data.batches(listing).__getitem__, encode, shape)
 
 
-def held_out_of(loaded: LoadedDiffusion, folder: Path, **asked: Any) -> HeldOutClips:
-    """Held-out clips of dataset `folder` for a loaded run. asked: as in `held_out_clips`."""
+def held_out_of(
+    loaded: LoadedDiffusion, folder: Path, *, sets: Sequence[str] | None = None, selection: str | None = None, **asked: Any
+) -> HeldOutClips:
+    """Held-out clips of dataset `folder` for a loaded run. sets: of captions (None: the run's own, where the dataset has them). selection:
+    of the clips. asked: as in `held_out_clips`."""
     from omegaconf import OmegaConf
 
+    from sora.assembly.data import known_sets
+    from sora.runs.run import open_run
+
+    chosen = {"sets": known_sets(open_run(loaded.run), folder) if sets is None else list(sets), "selection": selection}
     data = loaded.config["data"]
     alone = {key: False for key in ("shard_vae", "shard_text") if "shard_vae" in data}  # each process has packs of its own
-    config = OmegaConf.create({**loaded.config, "data": {**data, **alone, "folders": [str(folder)]}})
+    config = OmegaConf.create({**loaded.config, "data": {**data, **alone, **chosen, "folders": [str(folder)]}})
     return held_out_clips(config, **asked, vae=loaded.run / "vae", identity=loaded.hashes["vae"])
 
 

@@ -1,7 +1,9 @@
-from sora.data.index.caption_sets import CaptionSetWriter as CaptionSetWriter
 from sora.data.index.index import Index as Index
 from sora.data.index.rows import Caption as Caption
 from sora.data.index.rows import ClipFacts as ClipFacts
+from sora.data.index.set_writers import CaptionSetWriter as CaptionSetWriter
+from sora.data.index.set_writers import ScoreSetWriter as ScoreSetWriter
+from sora.data.index.set_writers import SelectionWriter as SelectionWriter
 from sora.data.index.writer import DatasetWriter as DatasetWriter
 from sora.data.loading.latents import LatentBatches as LatentBatches
 from sora.data.loading.latents import LatentData as LatentData

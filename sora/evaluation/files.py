@@ -171,7 +171,7 @@ def opened(folder: Path, settings: EvaluationSettings, share: Share) -> DatasetV
     """The videos of a folder or a dataset; other files in it are reported."""
     from sora.evaluation.videos.sets import open_videos
 
-    videos = open_videos(folder, split=settings.split, caption=settings.caption)
+    videos = open_videos(folder, split=settings.split, caption=settings.caption, sets=settings.sets, selection=settings.selection)
     share.tell(videos.lines())
     return videos
 

@@ -59,6 +59,8 @@ class EvaluationSettings:
     checkpoint: str
     data: tuple[str, ...] | None
     split: str
+    selection: str | None
+    sets: tuple[str, ...] | None
     metrics: tuple[str, ...] | None
     step: int | None
     ema: bool | float | str

@@ -120,7 +120,7 @@ def score_dataset(
     from sora.evaluation.videos.made import FittedVideos, MadeVideos, whole
     from sora.evaluation.videos.sets import open_videos
 
-    videos = open_videos(folder, split=settings.split, caption=settings.caption)
+    videos = open_videos(folder, split=settings.split, caption=settings.caption, sets=settings.sets, selection=settings.selection)
     bench.share.tell(videos.lines())
     n = min(USUAL_N if settings.n is None else settings.n, len(videos))
     originals = FittedVideos(take(videos, policy_of(settings, "real"), n=n, seed=settings.seed, named="real"), vae.stride)

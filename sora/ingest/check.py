@@ -27,6 +27,7 @@ from sora.data.shards.stores import Store, open_store
 from sora.data.shards.tar_reader import TarWalk, sample_of
 from sora.gate.forms import fitting, text
 from sora.gate.texts import LIST, read_json
+from sora.ingest.check_sets import check_sets
 from sora.system.guarded_pool import in_order
 from sora.system.terminal import counted
 from sora.text.cache import cut_in
@@ -114,6 +115,7 @@ def check(
     run = partial(in_order, workers=workers, seconds=seconds, memory_gb=memory_gb, apart=not store.remote)
     _clips(index, checked, decode=decode, run=run, report=report)
     _captions(index, checked)
+    check_sets(index, checked)
     _latents(index, checked)
     return checked
 
@@ -287,24 +289,13 @@ def _compare(folder: Path, decode: float) -> _Compare:
 
 
 def _captions(index: Index, checked: Checked) -> None:
-    """Check added sets of captions: each file is whole, and its clips exist. Note clips without captions, and captions that were cut."""
+    """Note clips without captions, and captions that the text encoders of stored states have cut."""
     checked.notes += captioned([index]).lines(None)
     for path in sorted(index.folder.glob("text-????????.json")):
         try:
             checked.notes += [f"{path.name}: {cut.line()}" for cut in cut_in(path) or ()]
         except ValueError as error:
             checked.add("captions", path.name, str(error))
-    for entry in index.sets.files():
-        try:
-            keys = index.sets.keys(entry)
-            known = set(index.files.whole(entry["shard"], ("key",))["key"].to_pylist())
-        except (ValueError, IndexError) as error:
-            checked.add("captions", entry["file"], str(error))
-            continue
-        checked.counts["files of captions"] += 1
-        if strange := [key for key in keys if key not in known]:
-            of_clips = counted(len(strange), "caption is of a clip", "captions are of clips")
-            checked.add("captions", entry["file"], f"{of_clips} that its shard does not have, such as {strange[0]}")
 
 
 def _latents(index: Index, checked: Checked) -> None:

@@ -47,6 +47,8 @@ _OURS = (
     f"{COLUMNS}/*",
     f"{INDEXING}/*",
     "captions-*",
+    "scores-*",
+    "selection-*",
     "latent*",
     "text-*",
     "show.html",

@@ -112,7 +112,7 @@ def _said(index: Index, rows: Sequence[int]) -> tuple[dict[str, list[int]], dict
         counted["consent"][row.consent or "not known"] += 1
         for said in captions:
             lengths.setdefault(said.kind, []).append(len(said.text.split()))
-        for name, value in row.scores.items():
+        for name, value in index.scores(number).items():
             scores.setdefault(name, []).append(value)
     return lengths, scores, counted
 

@@ -2,7 +2,8 @@
 
 RUN/config.yaml      the resolved configuration
 RUN/run.json         kind, names and hashes of what the run depends on, code version, the user's modules with hashes of their files, the
-                     step of its first checkpoint, where it started and the sizes it trained on (see `places.py`)
+                     step of its first checkpoint, where it started and the sizes it trained on (see `places.py`), and by dataset
+                     the sets of captions that it is pinned to, with the hashes of their content
 RUN/init.json        only with init=: the file that the run started from, and the config.json beside that file
 RUN/checkpoints/     whole checkpoints, see `checkpoint.py`
 RUN/metrics.jsonl    one line per logged step
@@ -50,6 +51,7 @@ FORM = Fields(
         "saved": whole(0, MOST_STEPS),
         "place": {"folder": text, "from": text},
         "datasets": Named(text),
+        "sets": [Named(text)],
         "usual": Named(real(0)),
         "exported": Fields({"ema": anything}, may={"averaged": flag}),
         "own": Named(Fields({"files": Named(digest)}, may={"file": text, "git": {"commit": text, "dirty": flag}}, closed=True)),
@@ -59,7 +61,9 @@ SEALED = "run"  # the first word of what is sealed; the hash of config.yaml foll
 INIT = Fields({"config": Maybe(Named(anything))}, may={"step": Maybe(whole(0, MOST_STEPS)), "hash": text})  # of init.json
 NODE = Fields({"_target_": text})  # an object of config.yaml, by the name of its class
 NETWORKS = {"diffusion": ("patches", "text", "dit", "objective", "path", "density"), "vae": ("vae",)}  # what sampling builds, by kind
-_DATA = Fields({}, may={"folders": Maybe(Either(text, [text])), "split": Maybe(text), "areas": Maybe([whole(1)]), "rate": Maybe(real(0))})
+_CHOSEN = {"selection": Maybe(Either(text, [Maybe(text)])), "sets": Maybe([Either(text, [text])])}
+_READ = {"folders": Maybe(Either(text, [text])), "split": Maybe(text), "areas": Maybe([whole(1)]), "rate": Maybe(real(0))}
+_DATA = Fields({}, may={**_READ, **_CHOSEN})
 _NODES = (*NETWORKS["diffusion"], "optimizer", "schedule", "ema", "guard", "plan", "reader", "trainer", "logger")
 _NUMBERS = {"steps": whole(0, MOST_STEPS), "seed": whole(-(1 << 63), 1 << 64)}
 _PLAIN = {"kind": word(*KINDS), **_NUMBERS, "output": Maybe(text), "data": Maybe(_DATA)}

@@ -13,8 +13,8 @@ import torch
 from sora import cli
 from sora.data.index import latents, rows
 from sora.data.index import writer as writing
-from sora.data.index.caption_sets import CaptionSetWriter
 from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index
+from sora.data.index.set_writers import CaptionSetWriter
 from sora.ingest import check as checking
 from sora.ingest.check import check
 from sora.ingest.statistics import binned, describe

@@ -11,8 +11,8 @@ import torch
 from sora.data.index import index as index_module
 from sora.data.index import latents
 from sora.data.index import mapped_arrays as mapped
-from sora.data.index.caption_sets import CaptionSetWriter
 from sora.data.index.index import Caption, Index
+from sora.data.index.set_writers import CaptionSetWriter
 from sora.data.shards.stores import store_of
 from sora.ingest.index_shards import index_shards
 from sora.ingest.survey import Choices

@@ -6,8 +6,8 @@
     columns/              numbers of all clips, mapped into memory (see `sora.data.index.columns`)
     remote.json           only where the shards lie elsewhere: their folder or URL (see `sora.data.shards.stores`)
 
-Captions live in the parquet files alone, so that recaptioning rewrites no shard; new captions are files of their own
-(`sora.data.index.caption_sets`). A row's parquet file is opened only when the columns do not have the answer.
+Captions live in the parquet files alone, so that recaptioning rewrites no shard. New captions, scores and selections are sets of files of
+their own (`sora.data.index.keyed_sets`). A row's parquet file is opened only when the columns do not have the answer.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sora.data.index.caption_sets import CaptionSets
 from sora.data.index.columns import LAYOUT, SOURCES, Columns, Keys, columns_of, open_columns
+from sora.data.index.keyed_sets import CAPTION_SETS, CaptionSets, ScoreSets, Selection, open_selection
 from sora.data.index.rows import SCHEMA, Caption, ClipFacts, ClipRow, RowFiles, caption_identity, clip_row_of
 from sora.data.index.unfinished import no_dataset
 from sora.data.index.writer import DATASET, VERSION, DatasetWriter
@@ -34,7 +34,7 @@ from sora.gate.forms import Fields, Form, Maybe, Named, count, digest, fitting, 
 from sora.gate.texts import LIST, read_json
 from sora.system.terminal import counted
 
-__all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index", "refuse_no_folders"]
+__all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index", "open_indexes"]
 
 _TOTALS: dict[str, Form] = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
 _ENTRY = {"shard": inside, "meta": inside, "meta_sha256": digest, "clips": some, "bytes": Maybe(count)}
@@ -53,23 +53,42 @@ class Index:
 
     Columns are arrays in memory shared by the machine's processes, not Python objects, so that a hundred million clips open at once and
     forked workers share them. `fingerprint` covers keys, bytes, shapes and the split; `dataset_fingerprint` covers the same for all splits.
-    Neither depends on captions or on how the clips are spread over shards; `captions_fingerprint` covers the captions.
+    Neither depends on captions or on how the clips are spread over shards; `captions_fingerprint` covers the captions. With a selection the
+    index has the kept clips alone, and both fingerprints are those of a dataset of these clips alone; `dataset_fingerprint` is not.
     """
 
     def __init__(
-        self, folder: Path, split: str | None, described: Mapping[str, Any], files: RowFiles, columns: Columns, *, hash_every_read: bool
+        self,
+        folder: Path,
+        split: str | None,
+        described: Mapping[str, Any],
+        files: RowFiles,
+        columns: Columns,
+        *,
+        hash_every_read: bool,
+        sets: CaptionSets,
+        selection: Selection | None,
     ) -> None:
         self.folder, self.split, self.described, self.hash_every_read = folder, split, described, hash_every_read
-        self.files, self.columns = files, columns
-        self.sets = CaptionSets(folder, dataset=described["fingerprint"])
-        self._rows = None if split is None else _rows_of(columns, split, described)
+        self.files, self.columns, self.sets, self.selection = files, columns, sets, selection
+        self._rows = _rows_of(columns, split, described, selection)
         self._reader = ShardReader(open_store(folder), members=None if hash_every_read else len(columns))
 
     @classmethod
-    def open(cls, folder: Path | str, split: str | None = None, *, hash_every_read: bool = False) -> Index:
+    def open(
+        cls,
+        folder: Path | str,
+        split: str | None = None,
+        *,
+        hash_every_read: bool = False,
+        sets: Sequence[str] | None = None,
+        selection: str | None = None,
+    ) -> Index:
         """Open the index of a folder that `sora prepare` or `sora data index` finished.
 
         hash_every_read: compare a clip's bytes with its hash at every read, not only at a process's first read of it (see `ShardReader`).
+        sets: names of the sets of captions in force (None: all that are there). selection: name of the selection that keeps clips (None:
+        all are kept).
 
         A missing, cut or changed file raises `ValueError` with its name: at once up to 32 MB of metadata, above that at its first use.
         """
@@ -84,13 +103,16 @@ class Index:
             columns = columns_of(files.whole(number, SOURCES) for number in range(len(files.entries)))
         if split is not None and split not in described["splits"]:
             raise ValueError(f"{folder} has no clips of split {split!r}; it has {described['splits']}")
-        return cls(folder, split, described, files, columns, hash_every_read=hash_every_read)
+        captions = CaptionSets(folder, dataset=described["fingerprint"], names=sets)
+        kept = None if selection is None else open_selection(folder, selection, described)
+        return cls(folder, split, described, files, columns, hash_every_read=hash_every_read, sets=captions, selection=kept)
 
     def __len__(self) -> int:
         return len(self.columns) if self._rows is None else len(self._rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened, (self.folder, self.split, self.hash_every_read)
+        chosen = None if self.selection is None else self.selection.name
+        return _opened, (self.folder, self.split, self.hash_every_read, self.sets.names, chosen)  # a set that is added later changes none
 
     @cached_property
     def frames(self) -> Int[np.ndarray, "rows"]:
@@ -113,6 +135,15 @@ class Index:
         """The size of each clip in bytes."""
         return self._array("size")
 
+    @property
+    def selected(self) -> list[str]:
+        """A line on how many clips of this split the selection keeps, and why it leaves out others; none without a selection."""
+        if self.selection is None:
+            return []
+        codes = self.columns.arrays["split"]
+        mine = np.ones(len(codes), np.bool_) if self.split is None else codes == self.columns.splits.index(self.split)
+        return [self.selection.told(mine)]
+
     def of_rows(self, whole: np.ndarray) -> np.ndarray:
         """The entries of this split, from an array with one entry for every clip of the dataset."""
         return whole if self._rows is None else whole[self._rows]
@@ -126,11 +157,12 @@ class Index:
 
     @cached_property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self.dataset_fingerprint}\t{self.split}".encode()).hexdigest()
+        clips = self.dataset_fingerprint if self.selection is None else self.selection.clips
+        return hashlib.sha256(f"{clips}\t{self.split}".encode()).hexdigest()
 
     @cached_property
     def captions_fingerprint(self) -> str:
-        written = self.described.get("captions")
+        written = self.described.get("captions") if self.selection is None else self.selection.captions
         if written is None:  # datasets of version 1
             found = (caption_identity(self.key(row), self._values(row, ("captions",))["captions"]) for row in range(len(self)))
             base = hashlib.sha256(b"\n".join(found)).hexdigest()
@@ -142,10 +174,10 @@ class Index:
     def captioned(self) -> dict[str, Any] | None:
         """How many clips have captions of which kinds, as dataset.json says: {"clips", "without", "kinds": {kind: clips}}.
 
-        None if dataset.json does not say it (earlier versions), or if sets of captions were added since.
+        None if dataset.json does not say it (earlier versions), if sets of captions were added since, or with a selection.
         """
         written = self.described.get("captioned")
-        if not written or self.sets.described:
+        if not written or self.sets.described or self.selection is not None:
             return None
         mine = [counts for split, counts in written.items() if self.split in (None, split)]
         kinds = {kind: sum(counts["kinds"].get(kind, 0) for counts in mine) for counts in mine for kind in counts["kinds"]}
@@ -189,6 +221,16 @@ class Index:
         said = tuple(Caption(**caption) for caption in self._values(number, ("captions",))["captions"])
         return self.sets.over(said, key=self.key(number), shard=self.shard(number)) if self.sets.described else said
 
+    @cached_property
+    def score_sets(self) -> ScoreSets:
+        """The dataset's sets of scores."""
+        return ScoreSets(self.folder, dataset=self.dataset_fingerprint)
+
+    def scores(self, number: int) -> dict[str, float]:
+        """A clip's scores by name: its row's, and over them those of the sets of scores."""
+        said = dict(self._values(number, ("scores",))["scores"] or ())
+        return self.score_sets.over(said, key=self.key(number), shard=self.shard(number))
+
     def read_member(self, row: ClipRow | Member | int) -> bytes:
         """The bytes of a clip; a shard that is cut short or changed raises `ValueError` with the shard and the key."""
         if isinstance(row, ClipRow):
@@ -217,14 +259,73 @@ def refuse_no_folders(folders: Sequence[str]) -> None:
             )
 
 
-def _opened(folder: Path, split: str | None, hash_every_read: bool) -> Index:
-    return Index.open(folder, split, hash_every_read=hash_every_read)
+def open_indexes(
+    folders: Sequence[str],
+    split: str,
+    *,
+    sets: Sequence[str | Sequence[str]] | None = None,
+    selection: str | Sequence[str | None] | None = None,
+    hash_every_read: bool = False,
+) -> tuple[Index, ...]:
+    """Open the datasets that a run names. Raises ValueError for a set or a selection that is not there, and names those that are.
+
+    sets: names of the sets of captions in force. Of one list for all datasets, each uses the sets that it has, and each name is of one
+    dataset at least; with one list for each dataset, each has all of its list. None: all sets that are there. selection: one name for all
+    datasets, or one for each (None: all clips of that one).
+    """
+    refuse_no_folders(folders)
+    named, kept = sets_of(folders, sets), _selections(folders, selection)
+    return tuple(
+        Index.open(folder, split, hash_every_read=hash_every_read, sets=mine, selection=chosen)
+        for folder, mine, chosen in zip(folders, named, kept, strict=True)
+    )
 
 
-def _rows_of(columns: Columns, split: str, described: Mapping[str, Any]) -> np.ndarray | None:
-    """The rows of a split; None if the split is the whole dataset."""
-    if columns.splits == (split,):
-        return None
+def sets_of(folders: Sequence[str], sets: Sequence[str | Sequence[str]] | None) -> list[Sequence[str] | None]:
+    """The names of each dataset's sets of captions; None for all that are there."""
+    if sets is None:
+        return [None] * len(folders)
+    if isinstance(sets, str):
+        raise ValueError(f"data.sets={sets} is a list of names: data.sets=[{sets}]; [] is none of them, null all that are there")
+    lists = [list(entry) for entry in sets if not isinstance(entry, str)]
+    if lists:
+        if not len(lists) == len(sets) == len(folders):
+            raise ValueError(f"data.sets={list(sets)}: give one list of names, or one list for each of the {len(folders)} data.folders")
+        return list(lists)
+    names = [entry for entry in sets if isinstance(entry, str)]
+    there = [CAPTION_SETS.names(folder) for folder in folders]
+    for name in names:
+        if not any(name in each for each in there):
+            known = ", ".join(sorted({other for each in there for other in each})) or "none"
+            raise ValueError(f"data.sets: no dataset of data.folders has a set of captions {name!r}; they have {known}")
+    return [[name for name in names if name in each] for each in there]
+
+
+def _selections(folders: Sequence[str], selection: str | Sequence[str | None] | None) -> list[str | None]:
+    if selection is None or isinstance(selection, str):
+        return [selection] * len(folders)
+    if len(selection) != len(folders):
+        raise ValueError(f"data.selection={list(selection)}: give one name for all, or one for each of the {len(folders)} data.folders")
+    return list(selection)
+
+
+def _opened(folder: Path, split: str | None, hash_every_read: bool, sets: Sequence[str], selection: str | None) -> Index:
+    return Index.open(folder, split, hash_every_read=hash_every_read, sets=sets, selection=selection)
+
+
+def _rows_of(columns: Columns, split: str | None, described: Mapping[str, Any], selection: Selection | None) -> np.ndarray | None:
+    """The rows of a split that a selection keeps; None if that is the whole dataset."""
+    rows = None if split is None or columns.splits == (split,) else _rows_of_split(columns, split, described)
+    if selection is None or selection.kept.all():
+        return rows
+    kept = np.flatnonzero(selection.kept) if rows is None else rows[selection.kept[rows]]
+    if not len(kept):
+        mine = np.ones(len(columns), np.bool_) if split is None else columns.arrays["split"] == columns.splits.index(split)
+        raise ValueError(f"split {split}: {selection.told(mine)}; choose another data.selection, or another split")
+    return kept.astype(np.int32) if len(columns) < 2**31 else kept
+
+
+def _rows_of_split(columns: Columns, split: str, described: Mapping[str, Any]) -> np.ndarray:
     rows = np.flatnonzero(columns.arrays["split"] == columns.splits.index(split))
     if len(rows) != described["splits"][split]:
         raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from sora.data.index.index import Index
 from sora.data.loading.quarantine import BadClip, of_the_clip
-from sora.system.files import NotEncoded
+from sora.system.files import NotEncoded, called
 from sora.system.terminal import counted
 from sora.text.cache import TextCache
 from sora.text.encoder import TextEncoder
@@ -69,6 +69,17 @@ def identity(indexes: Sequence[Index], *parts: str) -> str:
     """A hash of the datasets' clips and captions, in order, and of the other fingerprints: everything that a run's data depends on."""
     lines = [*parts, *(f"{index.fingerprint}\t{index.captions_fingerprint}" for index in indexes)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def selections_told(indexes: Sequence[Index]) -> list[str]:
+    """For each dataset with a selection, a line on how many of its clips are kept and why others are left out."""
+    return [f"{called(index.folder)}: {line}" for index in indexes for line in index.selected]
+
+
+def selected(indexes: Sequence[Index]) -> dict[str, str]:
+    """The identity of the selections that a run depends on, by its name among the hashes; empty if there is none."""
+    chosen = ["" if index.selection is None else index.selection.clips for index in indexes]
+    return {"selection": " ".join(f"{each[:12] or 'all'}" for each in chosen)} if any(chosen) else {}
 
 
 def require_kinds(indexes: Sequence[Index], weights: Mapping[str, float] | None) -> None:

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sora.data.index.index import Index, refuse_no_folders
+from sora.data.index.index import Index, open_indexes
 from sora.data.index.latents import LatentIndex
-from sora.data.loading.caption_checks import identity, require_cached, require_caption, require_kinds
+from sora.data.loading.caption_checks import identity, require_cached, require_caption, require_kinds, selected
 from sora.data.loading.quarantine import Quarantine, first_readable, of_the_clip, planned_keys
 from sora.data.plan.clips import LatentClips
 from sora.data.plan.listing import PackPlan
@@ -38,7 +38,7 @@ class LatentData:
     of the kinds of captions (null: all alike). drop: share of clips shown without their caption. first_frame: share of clips whose first
     latent frame is given as a condition. text_budget: the most text tokens of a pack (null: no limit). max_bad_share: share of the clips
     that may be unreadable before the run stops. cache_mb: latents cached in memory by each process. hash_every_read: compare latents with
-    their hashes at every read, not only at a process's first read.
+    their hashes at every read, not only at a process's first read. sets, selection: see `open_indexes`.
     """
 
     def __init__(
@@ -58,12 +58,14 @@ class LatentData:
         text: TextEncoder,
         patchifier: Patchifier,
         seed: int,
+        sets: Sequence[str | Sequence[str]] | None = None,
+        selection: str | Sequence[str | None] | None = None,
     ) -> None:
-        refuse_no_folders(folders)
         self.weights, self.split, self.captions, self.drop, self.first_frame = weights, split, captions, drop, first_frame
         self.text_budget, self.max_bad_share, self.cache_mb = text_budget, max_bad_share, cache_mb
         self.patchifier, self.seed, self.vae_hash = patchifier, seed, vae_hash
-        self.latents = tuple(LatentIndex(Index.open(folder, split, hash_every_read=hash_every_read), vae_hash) for folder in folders)
+        indexes = open_indexes(folders, split, sets=sets, selection=selection, hash_every_read=hash_every_read)
+        self.latents = tuple(LatentIndex(index, vae_hash) for index in indexes)
         self.texts = tuple(TextCache(folder, text.fingerprint) for folder in folders)
         self._starts = np.cumsum([0, *(len(latents) for latents in self.latents)])
         require_kinds(self.indexes, captions)
@@ -109,7 +111,11 @@ class LatentData:
     @property
     def depends(self) -> dict[str, str]:
         """The identities of a run's data; "latents" names the reader that decoded the clips and the multiple that sizes were trimmed to."""
-        return {"data": self.fingerprint, "latents": "; ".join(sorted({latents.made_by for latents in self.latents}))}
+        return {
+            **selected(self.indexes),
+            "data": self.fingerprint,
+            "latents": "; ".join(sorted({latents.made_by for latents in self.latents})),
+        }
 
     def locate(self, row: int) -> tuple[int, int]:
         """(dataset, row within that dataset) of a row counted through all datasets."""

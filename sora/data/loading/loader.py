@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sora.data.index.decoded import decoded_by
-from sora.data.index.index import Index, refuse_no_folders
+from sora.data.index.index import Index, open_indexes
+from sora.data.loading.caption_checks import selected
 from sora.data.loading.quarantine import BadClip, Quarantine, first_readable, of_the_clip, planned_keys
 from sora.data.plan.crops import CropPlan
 from sora.data.plan.steps import Item
@@ -66,6 +67,7 @@ class FrameData:
 
     folders: datasets of `sora prepare`. split: the split of each that is read. weights: the datasets' shares (null: by their numbers of
     clips). max_bad_share: share of all clips that may be unreadable before the run stops. cache_mb and reader: see `FrameBatches`.
+    selection: see `open_indexes`.
     """
 
     def __init__(
@@ -77,15 +79,15 @@ class FrameData:
         max_bad_share: float,
         cache_mb: float,
         reader: VideoReader,
+        selection: str | Sequence[str | None] | None = None,
     ) -> None:
-        refuse_no_folders(folders)
-        self.indexes = tuple(Index.open(folder, split) for folder in folders)
+        self.indexes = open_indexes(folders, split, sets=[], selection=selection)  # no captions are read
         self.weights, self.max_bad_share, self.cache_mb, self.reader = weights, max_bad_share, cache_mb, reader
 
     @property
     def depends(self) -> dict[str, str]:
         """The identities of a run's data."""
-        return {"data": self.fingerprint, "reader": decoded_by(self.reader, *self.indexes)}
+        return {**selected(self.indexes), "data": self.fingerprint, "reader": decoded_by(self.reader, *self.indexes)}
 
     @property
     def fingerprint(self) -> str:

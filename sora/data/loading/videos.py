@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sora.data.index.decoded import decoded_by
-from sora.data.index.index import Index, refuse_no_folders
-from sora.data.loading.caption_checks import identity, require_cached, require_caption, require_kinds
+from sora.data.index.index import open_indexes
+from sora.data.loading.caption_checks import identity, require_cached, require_caption, require_kinds, selected
 from sora.data.loading.frames import ClipFrames, FramePacks, frame_clips
 from sora.data.loading.quarantine import Quarantine, planned_keys
 from sora.data.plan.frames import FrameClips
@@ -58,7 +58,7 @@ class VideoData:
 
     folders: datasets of `sora prepare` or `sora data index`. weights: their shares of the clips (null: every clip once an epoch). areas,
     rate: see `FrameClips`. vae_batch, shard_vae, shard_text: see `OnlineEncoder`. text_cache: whether the captions' states are read from
-    files. captions, drop, first_frame, text_budget, max_bad_share: as for `LatentData`. stride: of the VAE.
+    files. captions, drop, first_frame, text_budget, max_bad_share, sets, selection: as for `LatentData`. stride: of the VAE.
     """
 
     def __init__(
@@ -83,8 +83,9 @@ class VideoData:
         text: TextEncoder,
         patchifier: Patchifier,
         seed: int,
+        sets: Sequence[str | Sequence[str]] | None = None,
+        selection: str | Sequence[str | None] | None = None,
     ) -> None:
-        refuse_no_folders(folders)
         if vae_batch < 1:
             raise ValueError(f"data.vae_batch={vae_batch} must be 1 or more; it is how many clips of one shape are encoded at once")
         self.weights, self.captions, self.drop, self.first_frame, self.seed = weights, captions, drop, first_frame, seed
@@ -94,7 +95,7 @@ class VideoData:
             raise ValueError("data.shard_text=true cuts the text encoder over ranks; data.text_cache=true needs none: leave one out")
         self.vae_batch, self.shard_vae, self.shard_text, self.text_budget = vae_batch, shard_vae, shard_text, text_budget
         self.max_bad_share, self.reader = max_bad_share, reader
-        self.indexes = tuple(Index.open(folder, split) for folder in folders)
+        self.indexes = open_indexes(folders, split, sets=sets, selection=selection)
         self.texts = tuple(TextCache(folder, text.fingerprint) for folder in folders) if text_cache else None
         require_kinds(self.indexes, captions)
         for index, texts in zip(self.indexes, self.texts or (), strict=False):
@@ -111,7 +112,7 @@ class VideoData:
     @property
     def depends(self) -> dict[str, str]:
         """The identities of a run's data."""
-        return {"data": self.fingerprint, "reader": decoded_by(self.reader, *self.indexes)}
+        return {**selected(self.indexes), "data": self.fingerprint, "reader": decoded_by(self.reader, *self.indexes)}
 
     @cached_property
     def fingerprint(self) -> str:

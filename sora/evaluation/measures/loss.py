@@ -24,10 +24,11 @@ def evaluate_loss(settings: EvaluationSettings, share: Share, preset: Mapping[st
     from sora.assembly.load import load_diffusion
     from sora.data.index.index import Index
     from sora.evaluation.files import real_folder
+    from sora.evaluation.videos.sets import described
 
     loaded = load_diffusion(Path(settings.checkpoint), settings.step, ema=settings.ema)
     output = Path(settings.output) if settings.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
-    index = Index.open(real_folder(settings), settings.split)
+    index = Index.open(real_folder(settings), settings.split, sets=settings.sets, selection=settings.selection)
     scoring.check_places(settings, output)
     share.hold(output)
     figures, about = measured_loss(loaded, settings, share)
@@ -35,8 +36,7 @@ def evaluate_loss(settings: EvaluationSettings, share: Share, preset: Mapping[st
         return {}
     scores = {"kind": "diffusion", "figures": figures, "n": int(figures["loss_clips"]), "floor": {}, "distances": [], "heldout": about}
     subject = {"run": str(loaded.run), "step": loaded.step, "ema": loaded.ema, "hashes": loaded.hashes}
-    dataset = {"fingerprint": index.dataset_fingerprint, "split": settings.split, "clips": len(index)}
-    return scoring.finish(output, scores, protocol_of(settings, dataset), subject=subject, preset=preset, rows=[], clips=[])
+    return scoring.finish(output, scores, protocol_of(settings, described(index)), subject=subject, preset=preset, rows=[], clips=[])
 
 
 def protocol_of(settings: EvaluationSettings, dataset: Mapping[str, Any]) -> Protocol:
@@ -67,7 +67,9 @@ def measured_loss(loaded: LoadedDiffusion, settings: EvaluationSettings, share: 
     stored.refuse_loose_reader(open_run(loaded.run), loaded.config)
     device, said, objective = choose_device(settings.device), settings.loss, loaded.objective
     packs = {"budget": settings.budget, "max_clips": MOST_CLIPS, "seed": settings.seed}
-    clips = held_out_of(loaded, real_folder(settings), split=settings.split, count=said.clips, **packs)
+    clips = held_out_of(
+        loaded, real_folder(settings), split=settings.split, sets=settings.sets, selection=settings.selection, count=said.clips, **packs
+    )
     loss = HeldOutLoss(
         path=objective.path, prediction=objective.prediction, levels=said.levels, draws=said.draws, seed=settings.seed, max_levels=None
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -78,11 +79,11 @@ class DatasetVideos:
         self.decoder = decoded_by(PYAV, index)
 
     def lines(self) -> list[str]:
-        """Lines on what is not scored: none, because other commands report it."""
-        return []
+        """Lines on what is not scored: the clips that a selection leaves out."""
+        return [f"{self.place}: {line}" for line in self.index.selected]
 
     def about(self) -> dict[str, Any]:
-        return {"fingerprint": self.index.dataset_fingerprint, "split": self.index.split, "clips": len(self.index)}
+        return described(self.index)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -219,6 +220,12 @@ class FolderVideos:
         return self._probed[number]
 
 
+def described(index: Index) -> dict[str, Any]:
+    """The description of a split for a protocol; with a selection, its clips' fingerprint too."""
+    chosen = {} if index.selection is None else {"selection": index.selection.clips}
+    return {"fingerprint": index.dataset_fingerprint, "split": index.split, "clips": len(index), **chosen}
+
+
 def _below(name: str, folders: set[str]) -> bool:
     return any(parent.as_posix() in folders for parent in Path(name).parents)
 
@@ -232,9 +239,19 @@ def _read(source: Path | bytes, name: str, first: int, frames: int) -> UInt8[np.
     return found.frames
 
 
-def open_videos(folder: Path, *, split: str | None, caption: str | None) -> DatasetVideos | FolderVideos:
-    """The split of a dataset, with captions of a kind as prompts; or all videos of a folder, which have the one that stands beside them."""
+def open_videos(
+    folder: Path, *, split: str | None, caption: str | None, sets: Sequence[str] | None = None, selection: str | None = None
+) -> DatasetVideos | FolderVideos:
+    """The split of a dataset, with captions of a kind as prompts; or all videos of a folder, which have the one that stands beside them.
+
+    sets, selection: of a dataset, as for `Index.open`.
+    """
     folder = Path(folder)
     if (folder / "dataset.json").is_file():
-        return DatasetVideos(Index.open(folder, split), caption=caption)
+        return DatasetVideos(Index.open(folder, split, sets=sets, selection=selection), caption=caption)
+    if selection is not None or sets is not None:
+        key = "selection" if selection is not None else "sets"
+        raise ValueError(
+            f"{key}={selection or list(sets or ())}: {folder} is a folder of videos, and datasets alone have them; leave {key} out"
+        )
     return FolderVideos(folder)

@@ -1,7 +1,7 @@
 import pytest
 
-from sora.data.index.caption_sets import CaptionSetWriter
 from sora.data.index.index import Caption, Index
+from sora.data.index.set_writers import CaptionSetWriter
 from sora.system.files import file_hash
 from tests.data.making import dataset, flip
 
@@ -49,7 +49,7 @@ def test_a_caption_replaces_that_of_its_kind_and_captioner_and_no_other(folder):
 
 def test_a_set_is_in_force_only_when_it_is_finished(folder):
     writer = CaptionSetWriter(folder, "half", dataset=Index.open(folder).dataset_fingerprint)
-    with pytest.raises(ValueError, match="no caption was written"):
+    with pytest.raises(ValueError, match="no file was written"):
         writer.finish({})
     writer.write(0, {"clip-000": (Caption("dense", "x", "y"),)})
     assert said(folder, 0) == [("short", "clip 0", "test")]
@@ -60,6 +60,9 @@ def test_captions_of_another_dataset_and_damaged_ones_are_refused_by_name(folder
     with pytest.raises(ValueError, match=r"captions-dense\.json is of another dataset"):
         Index.open(folder)
     path.unlink()
+    with pytest.raises(ValueError, match=r"captions-dense-000000\.parquet belongs to an unfinished set of captions of another dataset"):
+        added(folder, "dense", {0: {"clip-000": (Caption("dense", "x", "y"),)}})
+    (folder / "captions-dense-000000.parquet").unlink()
     added(folder, "dense", {0: {"clip-000": (Caption("dense", "x", "y"),)}})
     with pytest.raises(ValueError, match="exists already"):
         added(folder, "dense", {0: {}})

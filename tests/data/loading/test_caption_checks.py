@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sora.data.index.caption_sets import CaptionSetWriter
 from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index
+from sora.data.index.set_writers import CaptionSetWriter
 from sora.data.loading.caption_checks import captioned, require_cached, require_caption, require_kinds, texts_told
 from sora.data.loading.frames import FramePacks, frame_clips
 from sora.data.loading.quarantine import Quarantine
