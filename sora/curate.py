@@ -117,6 +117,7 @@ def _counting(what: str, total: int) -> Any:
 
 def tell(done: Curated, work: Path, part: Any) -> None:
     """Say what came of it, and what comes next."""
+    from sora.config.command_line.commands import command
     from sora.config.command_line.following import after_prepare
     from sora.data.index.index import Index
     from sora.ingest.statistics import lasting
@@ -143,6 +144,9 @@ def tell(done: Curated, work: Path, part: Any) -> None:
     if len(done.lost) > SHOWN:
         say(f"  {len(done.lost) - SHOWN} more videos without a clip: {work / 'report.json'} names all")
     print(work / PAGE)
+    if done.sets is not None:
+        say(f"sets in {inputs.dataset}: scores {', '.join(done.sets.scores) or 'none'}; selection {done.sets.selection}")
+        print(f"next: {command('plan', data__folders=[inputs.dataset], data__selection=done.sets.selection)}")
     if done.dataset is not None:
         print(f"next: {after_prepare(done.dataset, Index.open(done.dataset))}")
 

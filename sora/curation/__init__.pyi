@@ -2,7 +2,7 @@ from sora.curation.engines import Engine as Engine
 from sora.curation.engines import ProcessEngine as ProcessEngine
 from sora.curation.engines import SerialEngine as SerialEngine
 from sora.curation.ray_engine import RayEngine as RayEngine
-from sora.curation.selecting import Selection as Selection
+from sora.curation.selecting import SelectionRules as SelectionRules
 from sora.curation.spans import CutDetector as CutDetector
 from sora.curation.spans import NoCuts as NoCuts
 from sora.curation.spans import Span as Span

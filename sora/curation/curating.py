@@ -18,10 +18,11 @@ from sora.curation.inputs import Inputs, InputSettings, Unhashed, Unit, inputs_o
 from sora.curation.joining import Making, Shards, write_dataset
 from sora.curation.running import Step, forget_failed, run_step, tally
 from sora.curation.scoring import CheapScoring
-from sora.curation.selecting import Selection
+from sora.curation.selecting import SelectionRules
 from sora.curation.stages import Results, Stage, hashed
 from sora.curation.status import write_stages, write_units
 from sora.curation.transcoding import Transcode
+from sora.curation.writing_sets import WrittenSets, write_sets
 from sora.data.index.units import WHOLE, JobPart
 from sora.ingest.tree import Refused
 
@@ -36,7 +37,7 @@ class CurationSettings:
     reading: InputSettings
     cuts: Cuts
     scoring: Sequence[CheapScoring]
-    selection: Selection
+    selection: SelectionRules
     transcode: Transcode
     shards: Shards
     dataset: str | None = None
@@ -47,7 +48,8 @@ class Curated:
     """What a curation has come to. waiting: what other parts have left to do, or where it was told to stop; "" if it is whole.
 
     lost: videos on which a stage failed, with the reason. decision: the name of the result of `select`. groups: (unit, number) of clips
-    that show the same, the best first. described: the content of the dataset's dataset.json.
+    that show the same, the best first. dataset: the folder that was made, described: the content of its dataset.json; or sets: those that were
+    written beside the dataset that was the input.
     """
 
     inputs: Inputs
@@ -57,6 +59,7 @@ class Curated:
     decision: str = ""
     groups: Sequence[Sequence[tuple[str, int]]] = ()
     dataset: Path | None = None
+    sets: WrittenSets | None = None
     described: dict[str, Any] | None = None
 
     def report(self) -> dict[str, Any]:
@@ -148,8 +151,14 @@ class Curation:
             funnel.add(rows)
         lost = [Refused(unit.told, 0.0, why) for unit in inputs.units if (why := judged.lost(unit)) is not None]
         done = Curated(inputs, funnel=funnel, lost=lost, decision=decision)
-        if until == "select" or self.from_dataset:
-            done.waiting = "" if self.from_dataset else "until=select"
+        if until == "select":
+            done.waiting = "until=select"
+            return done
+        if self.from_dataset:
+            name = self.settings.dataset or f"curated_{hashed(decision, self.select.folder.name)[:8]}"
+            rules = self.settings.selection.described()
+            given = {"select": self.select, "decision": decision, "scoring": self.scoring, "rules": rules}
+            done.sets = write_sets(self.place, inputs, name=name, **given)
             return done
         making = Making(inputs=inputs, select=self.select, decision=decision, transcode=self.settings.transcode, made=self.transcode)
         chunks = {chunk.name: _Chunk(chunk, clips) for _, chunk, clips in making.chunks()}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from sora.curation.inputs import Inputs, SourceFacts, Unit
 from sora.curation.running import Step
-from sora.curation.selecting import Candidate, Selection
+from sora.curation.selecting import Candidate, SelectionRules
 from sora.curation.stages import Results
 from sora.safety.claims import NO_CLAIMS, OriginClaims
 from sora.system.files import local, whole_file
@@ -57,7 +57,7 @@ class Judged:
 
     def candidates(self, unit: Unit) -> Iterator[tuple[dict, Candidate]]:
         """The clips of a unit, each as a row of its table of clips and as a candidate."""
-        tables = [step.results.read(unit.name, only=_is_score).to_pylist() for step in self.scores]
+        tables = [step.results.read(unit.name, only=is_score).to_pylist() for step in self.scores]
         scores: dict[int, dict[str, float]] = {}
         reasons: dict[int, str] = {}
         for row in (row for table in tables for row in table):
@@ -85,12 +85,12 @@ class Judged:
         return OriginClaims(**json.loads(self.probed.results.read(unit.name, only=lambda name: name == "claims")["claims"][0].as_py()))
 
 
-def _is_score(column: str) -> bool:
+def is_score(column: str) -> bool:
     """Whether a column of a result of scores has scores, or the number or reason of its row, rather than a signature or a still."""
     return not column.startswith(("signature_", "still_"))
 
 
-def decide(judged: Judged, selection: Selection, path: Path) -> None:
+def decide(judged: Judged, selection: SelectionRules, path: Path) -> None:
     """Decide about all clips and write the decisions to a parquet file.
 
     Raises:

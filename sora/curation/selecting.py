@@ -46,7 +46,7 @@ KEPT = Decision()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class SelectionRules:
     """Rules that choose clips, tried in this order: opt-outs, claims, licence, consent, scores, duplicates, quotas.
 
     rules: [least, most] for scores by name; null for no limit. opt_out: a file with, on each line, the SHA-256 of a video or a pattern of
@@ -150,7 +150,7 @@ class Selection:
 class Decider:
     """Decides about clips that come one after another, in an order that is the same in every run."""
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: SelectionRules) -> None:
         self.selection = selection
         said = selection
         self._looks = (said.found, said.opted(), said.claimed, said.allowed, said.scored, said.repeated)

@@ -12,7 +12,7 @@ from sora.curation.curating import Curated, Curation
 from sora.curation.deciding import decided
 from sora.curation.scores.table import CHEAP_SCORES
 from sora.curation.scoring import CheapScoring
-from sora.curation.selecting import Selection
+from sora.curation.selecting import SelectionRules
 from sora.curation.spans import Fate
 from sora.report.curation import CurationView, ScoreView, Shown, Still
 
@@ -58,13 +58,13 @@ def _add(values: dict[str, list[float]], scores: Mapping[str, float], place: int
         column.append(value)
 
 
-def _ordered(values: dict[str, list[float]], selection: Selection) -> list[tuple[str, list[float]]]:
+def _ordered(values: dict[str, list[float]], selection: SelectionRules) -> list[tuple[str, list[float]]]:
     """Scores with a rule first, in the order of the rules, then the others."""
     first = [name for name in selection.rules if name in values]
     return [(name, values[name]) for name in (*first, *(name for name in values if name not in first))]
 
 
-def _view(name: str, values: list[float], selection: Selection) -> ScoreView:
+def _view(name: str, values: list[float], selection: SelectionRules) -> ScoreView:
     least, most = selection.rules.get(name, (None, None))
     about = CHEAP_SCORES[name].meaning if name in CHEAP_SCORES else _BASIC.get(name, "")
     return ScoreView(name=name, about=about, values=values, limits=(least, most))

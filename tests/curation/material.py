@@ -14,7 +14,7 @@ from sora.curation.finding import Cuts
 from sora.curation.inputs import InputSettings
 from sora.curation.joining import Shards
 from sora.curation.scoring import CheapScoring
-from sora.curation.selecting import Selection
+from sora.curation.selecting import SelectionRules
 from sora.curation.spans import Transition
 from sora.curation.transcoding import Transcode
 from sora.video.files import write
@@ -59,7 +59,7 @@ def settings(**changed: Any) -> CurationSettings:
         "reading": InputSettings(),
         "cuts": Cuts(Jumps(), trim_frames=1, least_seconds=0.5, most_seconds=1.5),
         "scoring": (CheapScoring(),),
-        "selection": Selection(),
+        "selection": SelectionRules(),
         "transcode": Transcode(fps=None, size=None, multiple=2, lossless=False),
         "shards": Shards(held_out=0.0, shard_mb=1024, licence="unknown"),
     }

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from sora.curation.deciding import decided
-from sora.curation.selecting import Selection
+from sora.curation.selecting import SelectionRules
 from sora.curation.stages import Results
 from sora.data.index.index import Index
 from sora.data.index.units import JobPart
@@ -109,7 +109,7 @@ def test_a_changed_rule_decodes_nothing_again(videos, tmp_path, monkeypatch):
     monkeypatch.setattr(material.Jumps, "__call__", None)
     rows = rows_of(curation(videos, tmp_path), first)
     limit = sorted(row["scores"]["luma"] for row in rows if not row["rule"])[1]
-    done = curation(videos, tmp_path, selection=Selection(rules={"luma": (limit, None)})).run()
+    done = curation(videos, tmp_path, selection=SelectionRules(rules={"luma": (limit, None)})).run()
     assert done.funnel is not None and first.funnel is not None and done.funnel.kept == first.funnel.kept - 1
     new = {path for path in tmp_path.rglob("*.parquet") if path not in before}
     stages = {path.parent.name.partition("-")[0] for path in new}
