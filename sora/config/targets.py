@@ -82,7 +82,16 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "video": ("video.decoding.decord", "video.decoding.guarded", "video.decoding.pyav", "video.reader", "video.decoding.torchcodec"),
     "world": ("world.world",),
     "ingest": ("ingest.sources",),
-    "curation": ("curation.spans",),
+    "curation": (
+        "curation.cuts.both",
+        "curation.cuts.differences",
+        "curation.cuts.fixed",
+        "curation.cuts.peaks",
+        "curation.cuts.slow",
+        "curation.cuts.transnet",
+        "curation.cuts.wipes",
+        "curation.spans",
+    ),
     "metrics": (
         "metrics.extractors.rand3d",
         "metrics.extractors.efficientnet",

@@ -1,3 +1,16 @@
+from sora.curation.cuts.both import TwoStageCuts as TwoStageCuts
+from sora.curation.cuts.differences import AdaptiveCuts as AdaptiveCuts
+from sora.curation.cuts.differences import ContentCuts as ContentCuts
+from sora.curation.cuts.fixed import FixedCuts as FixedCuts
+from sora.curation.cuts.fixed import NoCuts as NoCuts
+from sora.curation.cuts.peaks import Peaks as Peaks
+from sora.curation.cuts.slow import SlowChange as SlowChange
+from sora.curation.cuts.transnet import TransNetV2Cuts as TransNetV2Cuts
+from sora.curation.cuts.wipes import Wipe as Wipe
+from sora.curation.cuts.wipes import WipeRule as WipeRule
 from sora.curation.spans import CutDetector as CutDetector
+from sora.curation.spans import Part as Part
 from sora.curation.spans import Span as Span
 from sora.curation.spans import Transition as Transition
+from sora.curation.spans import check_lengths as check_lengths
+from sora.curation.spans import parts_of as parts_of
