@@ -117,7 +117,6 @@ def _counting(what: str, total: int) -> Any:
 
 def tell(done: Curated, work: Path, part: Any) -> None:
     """Say what came of it, and what comes next."""
-    from sora.config.command_line.commands import command
     from sora.config.command_line.following import after_prepare
     from sora.data.index.index import Index
     from sora.ingest.statistics import lasting
@@ -133,9 +132,8 @@ def tell(done: Curated, work: Path, part: Any) -> None:
         return
     assert done.funnel is not None
     length, unit = lasting(sum(done.funnel.seconds.values()))
-    say(
-        f"{counted(sum(done.funnel.clips.values()), 'part')} of {length:.3g} {unit}: {counted(done.funnel.kept, 'clip is', 'clips are')} kept"
-    )
+    parts, kept = counted(sum(done.funnel.clips.values()), "part"), counted(done.funnel.kept, "clip is", "clips are")
+    say(f"{parts} of {length:.3g} {unit}: {kept} kept")
     for rule, count in sorted(done.funnel.clips.items(), key=lambda one: (-one[1], one[0])):
         if rule:
             say(f"  {count} left out: {rule}")
@@ -144,9 +142,10 @@ def tell(done: Curated, work: Path, part: Any) -> None:
     if len(done.lost) > SHOWN:
         say(f"  {len(done.lost) - SHOWN} more videos without a clip: {work / 'report.json'} names all")
     print(work / PAGE)
-    if done.sets is not None:
+    if done.sets is not None and inputs.dataset is not None:
         say(f"sets in {inputs.dataset}: scores {', '.join(done.sets.scores) or 'none'}; selection {done.sets.selection}")
-        print(f"next: {command('plan', data__folders=[inputs.dataset], data__selection=done.sets.selection)}")
+        index = Index.open(inputs.dataset, selection=done.sets.selection)
+        print(f"next: {after_prepare(inputs.dataset, index)}")
     if done.dataset is not None:
         print(f"next: {after_prepare(done.dataset, Index.open(done.dataset))}")
 

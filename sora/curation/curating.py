@@ -48,8 +48,8 @@ class Curated:
     """What a curation has come to. waiting: what other parts have left to do, or where it was told to stop; "" if it is whole.
 
     lost: videos on which a stage failed, with the reason. decision: the name of the result of `select`. groups: (unit, number) of clips
-    that show the same, the best first. dataset: the folder that was made, described: the content of its dataset.json; or sets: those that were
-    written beside the dataset that was the input.
+    that show the same, the best first. dataset: the folder that was made, and described: the content of its dataset.json. sets: instead,
+    those that were written beside the dataset that was the input.
     """
 
     inputs: Inputs

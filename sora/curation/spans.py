@@ -71,7 +71,8 @@ def parts_of(
 
     times: of each frame, in seconds, rising; a frame lasts until the next, the last one for the median of these durations. transitions: in
     order and apart. trim_frames: left out on both sides of each transition; the video's own first and last frames stay. A shot that lasts
-    longer than most_seconds (None: no limit) is cut into equal parts that do not, where its frames are even: the fewest, or one more. Clips shorter than least_seconds are refused.
+    longer than most_seconds (None: no limit) is cut into equal parts that do not: the fewest, or one more where frames do not fit. Clips
+    shorter than least_seconds are refused.
 
     Raises:
         ValueError: the settings contradict each other, times do not rise, or transitions overlap or lie beyond the video.
@@ -153,14 +154,3 @@ def _cut(edges: Float64[np.ndarray, "frames_and_end"], first: int, end: int, mos
         fits = int(np.searchsorted(edges, edges[cuts[-1]] + most + SLACK, side="right")) - 1
         cuts.append(min(max(fits, cuts[-1] + 1), end))
     return cuts
-
-
-class NoCuts:
-    def identity(self) -> str:
-        return "none"
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        return height // 4 * 2, width // 4 * 2
-
-    def __call__(self, frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, fps: float) -> list[Transition]:
-        return []

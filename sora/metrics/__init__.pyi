@@ -42,3 +42,4 @@ from sora.metrics.extractors.rand3d import Random3D as Random3D
 from sora.metrics.extractors.transnet import Dilated as Dilated
 from sora.metrics.extractors.transnet import Stack as Stack
 from sora.metrics.extractors.transnet import TransNetV2 as TransNetV2
+from sora.metrics.extractors.transnet import transnet_trunk as transnet_trunk

@@ -8,7 +8,6 @@ from sora.curation.inputs import SourceFacts
 from sora.curation.selecting import KEPT, Candidate, SelectionRules
 from sora.safety.claims import NO_CLAIMS, OriginClaims
 
-
 NO_FACTS = SourceFacts()
 
 

@@ -23,9 +23,10 @@ SMALL = "laptop"  # the experiments for small clips on a CPU; the defaults are f
 
 
 def after_prepare(folder: Path, index: Index) -> str:
-    """The command that trains a VAE: with the default crops if clips are that large, else with the crops for small clips, or smaller
-    ones."""
-    given: dict[str, Any] = {"data__folders": [folder], "output": outputs_beside(folder) / f"{called(folder)}_vae"}
+    """The command that trains a VAE on the clips of an index, of its selection if it has one: with the default crops if clips are that
+    large, else with the crops for small clips, or smaller ones."""
+    chosen = {} if index.selection is None else {"data__selection": index.selection.name}
+    given: dict[str, Any] = {"data__folders": [folder], **chosen, "output": outputs_beside(folder) / f"{called(folder)}_vae"}
     small = f"experiment={SMALL}_vae"
     for kind, shapes in (("task=vae", _option("plan", "crops").shapes), (small, _option("plan", f"{SMALL}_vae").shapes)):
         fitting = [list(shape) for shape in shapes if _some_fit(index, *shape)]

@@ -54,6 +54,11 @@ class Stack(nn.Module):
         return functional.avg_pool3d(functional.relu(self.DDCNN[1](first)) + first, (1, 2, 2))
 
 
+def transnet_trunk() -> nn.Sequential:
+    """The three stacks of convolutions of TransNetV2, untrained: B 3 T 27 48 in [0, 1] -> B 256 T 3 6."""
+    return nn.Sequential(Stack(3, 16), Stack(64, 32), Stack(128, 64))
+
+
 class TransNetV2:
     """The mean over time and space of the 256 channels of the last convolutions. batch: videos at once."""
 
@@ -84,6 +89,6 @@ class TransNetV2:
 
     @cached_property
     def _network(self) -> nn.Sequential:
-        network = nn.Sequential(Stack(3, 16), Stack(64, 32), Stack(128, 64))
+        network = transnet_trunk()
         fill(network, read_state(self._file, prefix="SDDCNN."), self._file)
         return network

@@ -1,0 +1,1 @@
+"""Detectors of shot changes, each a `CutDetector`: by differences of neighbouring frames, by a network, by both, by the clock."""
