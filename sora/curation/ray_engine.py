@@ -37,8 +37,12 @@ class RayEngine:
         self._ray: Any = None
         self._lost = False
 
-    def start(self) -> None:
-        """Start or join the cluster; the first call does it otherwise. Raises ValueError if that is not possible."""
+    def start(self, cores: int | None = None) -> None:
+        """Start or join the cluster; the first call does it otherwise. cores: of a cluster that is started here (None: all).
+
+        Raises:
+            ValueError: it cannot be joined or started.
+        """
         if self._ray is not None:
             return
         try:
@@ -52,7 +56,9 @@ class RayEngine:
         ):  # Ray itself would wait for a quarter of an hour, and say so every five seconds
             raise ValueError(f"{where} does not answer; start the head node there (ray start --head --port=6379), or give its HOST:PORT")
         try:
-            more: dict[str, Any] = {"address": self.address} if self.address else {"address": "local", "include_dashboard": False}
+            more: dict[str, Any] = (
+                {"address": self.address} if self.address else {"address": "local", "include_dashboard": False, "num_cpus": cores}
+            )
             ray.init(log_to_driver=False, configure_logging=False, **more)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ValueError(f"{where} cannot be joined or started: {str(error).splitlines()[0]}") from None

@@ -176,11 +176,13 @@ def test_a_curation_that_is_killed_at_random_moments_ends_in_the_same_bytes(vide
     import time
 
     command = [sys.executable, "-m", "sora.curate", f"input={videos}", "cuts=none", "spans.most_seconds=1.5", "spans.least_seconds=0.5"]
-    command += ["transcode.size=null", "transcode.multiple=2"]
-    subprocess.run([*command, f"output={tmp_path / 'whole'}"], check=True, capture_output=True)
+    command += ["transcode.size=null", "transcode.multiple=2", "output=work"]  # of the same name, which stands on the page
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    subprocess.run(command, cwd=tmp_path / "whole", check=True, capture_output=True)
     moments, killed = random.Random(0), 0
-    for _ in range(60):
-        process = subprocess.Popen([*command, f"output={tmp_path / 'killed'}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while killed < 22:
+        process = subprocess.Popen(command, cwd=tmp_path / "killed", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(moments.uniform(0.9, 2.2))
         if process.poll() is not None:
             assert process.returncode == 0
@@ -189,9 +191,9 @@ def test_a_curation_that_is_killed_at_random_moments_ends_in_the_same_bytes(vide
         process.wait()
         killed += 1
         if killed < 20:  # so that there is something left to do
-            for path in list((tmp_path / "killed").glob("*-*/*.parquet"))[::3]:
+            for path in list((tmp_path / "killed/work").glob("*-*/*.parquet"))[::3]:
                 path.unlink()
     assert killed >= 20
-    subprocess.run([*command, f"output={tmp_path / 'killed'}"], check=True, capture_output=True)
-    left = {name: value for name, value in content(tmp_path / "killed").items() if ".staging-" not in name}
-    assert left == content(tmp_path / "whole")
+    subprocess.run(command, cwd=tmp_path / "killed", check=True, capture_output=True)
+    left = {name: value for name, value in content(tmp_path / "killed/work").items() if ".staging-" not in name}
+    assert left == content(tmp_path / "whole/work")

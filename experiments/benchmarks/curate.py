@@ -1,0 +1,278 @@
+"""`sora curate`: what its stages find, and what the work costs beside the bare loop, a plain script and decoding alone.
+
+`make bench-curate` writes curate.json here; ARGS="only=NAME" makes one part of it alone. Ratios are measured side by side in one run. The
+videos are drawn by the built-in world and come from clips that packages ship.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sora.curation.curating import Curation, CurationSettings
+from sora.curation.cuts.differences import AdaptiveCuts
+from sora.curation.engines import ProcessEngine, SerialEngine
+from sora.curation.finding import Cuts, Probe, UnitWork
+from sora.curation.inputs import InputSettings, Unit
+from sora.curation.joining import Shards
+from sora.curation.ray_engine import RayEngine
+from sora.curation.scoring import CheapScoring
+from sora.curation.selecting import SelectionRules
+from sora.curation.transcoding import Transcode
+from sora.system.files import file_hash, write_json
+from sora.video.files import write
+from sora.world.world import World
+
+HERE = Path(__file__).resolve().parent
+COUNT, BROKEN, WAYS = 1000, 50, 12
+SECONDS, RATE, SIDE = 6.0, 24.0, 128
+PATIENCE = 2.0  # seconds that a unit may take where decoders hang
+HANG, CRASH, SWELL = (255, 0, 0), (0, 255, 0), (0, 0, 255)  # first frames on which the faulty detector misbehaves
+LIMITS = {"seconds": PATIENCE, "memory_gb": 4.0}
+
+
+class Moody:
+    """A detector of cuts that hangs, crashes or takes all memory where a video begins with a plain frame of a certain colour."""
+
+    def __init__(self, inner: AdaptiveCuts) -> None:
+        self.inner = inner
+
+    def identity(self) -> str:
+        return f"moody {self.inner.identity()}"
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        return self.inner.size(height, width)
+
+    def __call__(self, frames: Any, *, fps: float) -> Any:
+        return self.inner(self._watched(frames), fps=fps)
+
+    def _watched(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for number, frame in enumerate(frames):
+            if number == 0:
+                colour = [round(float(value) / 255) * 255 for value in frame.reshape(-1, 3).mean(0)] if frame.std((0, 1)).max() < 12 else []
+                if colour == list(HANG):
+                    time.sleep(1000)
+                if colour == list(CRASH):
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                if colour == list(SWELL):
+                    np.ones(1 << 40)
+            yield frame
+
+
+def detector() -> Any:
+    return Moody(AdaptiveCuts(**_adaptive()))
+
+
+def _adaptive() -> dict[str, Any]:
+    from sora.config.compose import compose
+
+    said = compose("curate", ["input=x", "output=y", "cuts=adaptive"], []).config.cuts
+    return {name: value for name, value in said.items() if name != "_target_"}
+
+
+def settings(**changed: Any) -> CurationSettings:
+    said: dict[str, Any] = {
+        "reading": InputSettings(),
+        "cuts": Cuts(detector(), trim_frames=2, least_seconds=1.0, most_seconds=20.0),
+        "scoring": (CheapScoring(),),
+        "selection": SelectionRules(),
+        "transcode": Transcode(fps=24.0, size=None, multiple=16, lossless=False),
+        "shards": Shards(held_out=0.05, shard_mb=1024, licence="unknown"),
+    }
+    return CurationSettings(**said | changed)
+
+
+@contextmanager
+def quiet(what: str, total: int) -> Any:
+    yield lambda done: None
+
+
+def curated(videos: Path, work: Path, engine: Any, *, until: str | None = "scores", retry: bool = False) -> Any:
+    work.mkdir(parents=True, exist_ok=True)
+    return Curation(videos, work, settings(), engine=engine, counting=quiet).run(until=until, retry=retry)
+
+
+def draw(folder: Path, first: int, last: int) -> None:
+    world = World(seed=1, sizes=((SIDE, SIDE),), seconds=(SECONDS,), rates=(RATE,), stride_time=1, image_share=0.0)
+    for index in range(first, last):
+        write(folder / f"{index:05d}.mp4", world.clip(index).frames, RATE, lossless=False)
+
+
+def videos(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    with get_context("spawn").Pool(2) as pool:
+        pool.starmap(draw, [(folder, start, min(start + 25, count)) for start in range(0, count, 25)])
+    return folder
+
+
+def spoilt(path: Path, way: int, number: int) -> None:
+    """Put a video that is broken in one of twelve ways in the place of another."""
+    content = path.read_bytes()
+    if way in (9, 10, 11):
+        colour = (HANG, CRASH, SWELL)[way - 9]
+        frames = np.broadcast_to(np.array(colour, np.uint8), (24 + number, SIDE, SIDE, 3))
+        write(path, frames, RATE, lossless=False)
+        return
+    random = np.random.default_rng(number)
+    path.write_bytes(
+        (
+            lambda: content[: len(content) // 2],
+            lambda: content[:40],
+            lambda: b"",
+            lambda: bytes(5000 + number),
+            lambda: random.bytes(5000),
+            lambda: b"<html><body>404 Not Found</body></html>" + bytes([number]),
+            lambda: content.replace(b"moov", b"mood"),
+            lambda: content.replace(b"stsd", b"stsx"),
+            lambda: content.replace(b"avc1", b"xvc1"),
+        )[way]()
+    )
+
+
+def with_bad(folder: Path) -> dict[str, float]:
+    """Whether exactly the broken ones are refused, and what they cost: the rate of good videos beside that of a set without bad ones."""
+    clean = videos(folder / "clean", COUNT - BROKEN)
+    mixed = Path(shutil.copytree(clean, folder / "mixed"))
+    bad = set()
+    for number in range(BROKEN):
+        path = mixed / f"x{number:05d}.mp4"
+        shutil.copy(clean / f"{number:05d}.mp4", path)
+        spoilt(path, number % WAYS, number)
+        bad.add(path.name)
+    engine, seconds = ProcessEngine(workers=2, **LIMITS), dict[str, float]()
+    for name, place in (("clean", clean), ("mixed", mixed)):
+        start = time.perf_counter()
+        done = curated(place, folder / f"work-{name}", engine)
+        seconds[name] = time.perf_counter() - start
+    curation = Curation(mixed, folder / "work-mixed", settings(), engine=engine, counting=quiet)
+    lost = {unit.told for unit in done.inputs.units if any(step.lost(unit) for step in curation.steps)}
+    refused = lost | {one.source for one in done.inputs.refused}
+    copies = set(done.inputs.copies)
+    return {
+        "bad_refused": len(refused & bad) / len(bad - copies),
+        "good_refused": float(len(refused - bad)),
+        "throughput_with_bad": seconds["clean"] / seconds["mixed"],
+        "videos_per_second": (COUNT - BROKEN) / seconds["clean"],
+    }
+
+
+def bare(places: list[Path], work: Path) -> None:
+    """The loop over units without anything around it: every stage's function on every video, results forgotten."""
+    said = settings()
+    for path in places:
+        unit = Unit(file_hash(path), path.name, str(path))
+        tables = {"probe": Probe()(UnitWork(unit))}
+        tables["cuts"] = said.cuts(UnitWork(unit, tables))
+        CheapScoring()(UnitWork(unit, tables))
+
+
+def overheads(folder: Path) -> dict[str, float]:
+    """Time over that of the bare loop over units, for one process of each engine, interleaved; starts are not counted."""
+    place = videos(folder / "some", 40)
+    paths = sorted(place.glob("*.mp4"))
+    ray, taken = RayEngine(address=None, **LIMITS | {"seconds": 60.0}), dict[str, list[float]]()
+    start = time.perf_counter()
+    ray.start(cores=1)
+    started = time.perf_counter() - start
+    curated(place, folder / "warm", ray)  # its processes import what they need
+    runs: dict[str, Callable[[Path], Any]] = {
+        "bare": lambda work: bare(paths, work),
+        "serial": lambda work: curated(place, work, SerialEngine()),
+        "process": lambda work: curated(place, work, ProcessEngine(workers=1, seconds=60.0, memory_gb=4.0)),
+        "ray": lambda work: curated(place, work, ray),
+    }
+    for repeat in range(5):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run(folder / f"{name}-{repeat}")
+            taken.setdefault(name, []).append(time.perf_counter() - begin)
+    ray.close()
+    ratio = {name: statistics.median(one / other for one, other in zip(taken[name], taken["bare"], strict=True)) - 1 for name in taken}
+    return {
+        "serial_overhead": ratio["serial"],
+        "process_overhead": ratio["process"],
+        "ray_overhead": ratio["ray"],
+        "ray_start_seconds": started,
+    }
+
+
+def plain_script(paths: list[Path], out: Path) -> int:
+    """What one writes in an afternoon with the same packages, for one process: PySceneDetect, a few scores by OpenCV, clips by FFmpeg."""
+    import cv2
+    from scenedetect import AdaptiveDetector, detect
+
+    made = 0
+    for path in paths:
+        for first, last in detect(str(path), AdaptiveDetector(), start_in_scene=True):
+            capture = cv2.VideoCapture(str(path))
+            capture.set(cv2.CAP_PROP_POS_FRAMES, first.frame_num)
+            before, frames = None, list[np.ndarray]()
+            for _ in range(first.frame_num, last.frame_num):
+                there, frame = capture.read()
+                if not there:
+                    break
+                grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+                cv2.Laplacian(grey, cv2.CV_64F).var()
+                if before is not None:
+                    cv2.calcOpticalFlowFarneback(before, grey, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+                before = grey
+                frames.append(frame[..., ::-1])
+            write(out / f"{path.stem}-{made}.mp4", np.stack(frames), RATE, lossless=False)
+            made += 1
+    return made
+
+
+def beside_a_script(folder: Path) -> dict[str, float]:
+    """The rate of the whole way to shards over that of a plain script in two processes, interleaved."""
+    place = videos(folder / "plain", 40)
+    paths = sorted(place.glob("*.mp4"))
+    taken: dict[str, list[float]] = {"script": [], "curate": []}
+    for repeat in range(3):
+        out = folder / f"script-{repeat}"
+        out.mkdir()
+        start = time.perf_counter()
+        with get_context("fork").Pool(2) as pool:
+            pool.starmap(plain_script, [(paths[number::2], out) for number in range(2)])
+        taken["script"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        curated(place, folder / f"curate-{repeat}", ProcessEngine(workers=2, seconds=60.0, memory_gb=4.0), until=None)
+        taken["curate"].append(time.perf_counter() - start)
+    return {"vs_plain_script": statistics.median(a / b for a, b in zip(taken["script"], taken["curate"], strict=True))}
+
+
+PARTS: dict[str, Callable[[Path], dict[str, float]]] = {"with_bad": with_bad, "overheads": overheads, "script": beside_a_script}
+
+
+def main() -> None:
+    only = next((word.removeprefix("only=") for word in sys.argv[1:] if word.startswith("only=")), None)
+    path = HERE / "curate.json"
+    figures: dict[str, float] = json.loads(path.read_text())["figures"] if only and path.is_file() else {}
+    for name, part in PARTS.items():
+        if only in (None, name, "machine"):
+            with tempfile.TemporaryDirectory() as folder:
+                found = part(Path(folder))
+            figures |= found
+            print(name, json.dumps({key: round(value, 4) for key, value in found.items()}), flush=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+    about = {"commit": commit, "cores": len(os.sched_getaffinity(0)), "machine": platform.processor() or platform.machine()}
+    write_json(path, {"figures": dict(sorted(figures.items())), "about": about})
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
