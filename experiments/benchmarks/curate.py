@@ -74,21 +74,17 @@ class Moody:
             yield frame
 
 
-def detector() -> Any:
-    return Moody(AdaptiveCuts(**_adaptive()))
-
-
-def _adaptive() -> dict[str, Any]:
+def adaptive() -> AdaptiveCuts:
+    from sora.config.build import build
     from sora.config.compose import compose
 
-    said = compose("curate", ["input=x", "output=y", "cuts=adaptive"], []).config.cuts
-    return {name: value for name, value in said.items() if name != "_target_"}
+    return build(compose("curate", ["input=x", "output=y", "cuts=adaptive"], []).config.cuts)
 
 
-def settings(**changed: Any) -> CurationSettings:
+def settings(*, moody: bool = False, **changed: Any) -> CurationSettings:
     said: dict[str, Any] = {
         "reading": InputSettings(),
-        "cuts": Cuts(detector(), trim_frames=2, least_seconds=1.0, most_seconds=20.0),
+        "cuts": Cuts(Moody(adaptive()) if moody else adaptive(), trim_frames=2, least_seconds=1.0, most_seconds=20.0),
         "scoring": (CheapScoring(),),
         "selection": SelectionRules(),
         "transcode": Transcode(fps=24.0, size=None, multiple=16, lossless=False),
@@ -102,9 +98,9 @@ def quiet(what: str, total: int) -> Any:
     yield lambda done: None
 
 
-def curated(videos: Path, work: Path, engine: Any, *, until: str | None = "scores", retry: bool = False) -> Any:
+def curation(place: Path, work: Path, engine: Any, *, moody: bool = False) -> Curation:
     work.mkdir(parents=True, exist_ok=True)
-    return Curation(videos, work, settings(), engine=engine, counting=quiet).run(until=until, retry=retry)
+    return Curation(place, work, settings(moody=moody), engine=engine, counting=quiet)
 
 
 def draw(folder: Path, first: int, last: int) -> None:
@@ -157,10 +153,10 @@ def with_bad(folder: Path) -> dict[str, float]:
     engine, seconds = ProcessEngine(workers=2, **LIMITS), dict[str, float]()
     for name, place in (("clean", clean), ("mixed", mixed)):
         start = time.perf_counter()
-        done = curated(place, folder / f"work-{name}", engine)
+        one = curation(place, folder / f"work-{name}", engine, moody=True)
+        done = one.run(until="scores")
         seconds[name] = time.perf_counter() - start
-    curation = Curation(mixed, folder / "work-mixed", settings(), engine=engine, counting=quiet)
-    lost = {unit.told for unit in done.inputs.units if any(step.lost(unit) for step in curation.steps)}
+    lost = {unit.told for unit in done.inputs.units if any(step.lost(unit) for step in one.steps)}
     refused = lost | {one.source for one in done.inputs.refused}
     copies = set(done.inputs.copies)
     return {
@@ -183,20 +179,20 @@ def bare(places: list[Path], work: Path) -> None:
 
 def overheads(folder: Path) -> dict[str, float]:
     """Time over that of the bare loop over units, for one process of each engine, interleaved; starts are not counted."""
-    place = videos(folder / "some", 40)
+    place = videos(folder / "some", 12)
     paths = sorted(place.glob("*.mp4"))
     ray, taken = RayEngine(address=None, **LIMITS | {"seconds": 60.0}), dict[str, list[float]]()
     start = time.perf_counter()
     ray.start(cores=1)
     started = time.perf_counter() - start
-    curated(place, folder / "warm", ray)  # its processes import what they need
+    curation(place, folder / "warm", ray).run(until="scores")  # its processes import what they need
     runs: dict[str, Callable[[Path], Any]] = {
         "bare": lambda work: bare(paths, work),
-        "serial": lambda work: curated(place, work, SerialEngine()),
-        "process": lambda work: curated(place, work, ProcessEngine(workers=1, seconds=60.0, memory_gb=4.0)),
-        "ray": lambda work: curated(place, work, ray),
+        "serial": lambda work: curation(place, work, SerialEngine()).run(until="scores"),
+        "process": lambda work: curation(place, work, ProcessEngine(workers=1, seconds=60.0, memory_gb=4.0)).run(until="scores"),
+        "ray": lambda work: curation(place, work, ray).run(until="scores"),
     }
-    for repeat in range(5):
+    for repeat in range(3):
         for name, run in runs.items():
             begin = time.perf_counter()
             run(folder / f"{name}-{repeat}")
@@ -250,7 +246,7 @@ def beside_a_script(folder: Path) -> dict[str, float]:
             pool.starmap(plain_script, [(paths[number::2], out) for number in range(2)])
         taken["script"].append(time.perf_counter() - start)
         start = time.perf_counter()
-        curated(place, folder / f"curate-{repeat}", ProcessEngine(workers=2, seconds=60.0, memory_gb=4.0), until=None)
+        curation(place, folder / f"curate-{repeat}", ProcessEngine(workers=2, seconds=60.0, memory_gb=4.0)).run()
         taken["curate"].append(time.perf_counter() - start)
     return {"vs_plain_script": statistics.median(a / b for a, b in zip(taken["script"], taken["curate"], strict=True))}
 

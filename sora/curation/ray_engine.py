@@ -20,6 +20,8 @@ INSTALL = "engine=ray needs Ray: pip install 'ray>=2.60,<3', which is the extra 
 _AHEAD = 3  # tasks for each core of the cluster that are given out at once
 _LOOK = 5.0  # seconds after which the head node is asked whether it is there
 _PATIENCE = 3  # times that the head node may not answer
+# What stages import; loaded once on each core, as every unit has a new process. Those that are not installed are passed over.
+_USED = ("sora.curation.curating", "cv2", "scenedetect", "scipy.fft", "PIL.Image", "PIL.JpegImagePlugin", "c2pa")
 _LOSSES = 5  # machines that one unit may lose
 
 
@@ -145,7 +147,7 @@ def _worked(work: _Work, item: Any) -> _Answer:
     """The outcome of one unit, in a process of its own, because a Ray worker has threads and connections."""
     import multiprocessing
 
-    multiprocessing.set_forkserver_preload(["sora.curation.curating"])
+    multiprocessing.set_forkserver_preload(list(_USED))
     limits = {"workers": 1, "seconds": work.seconds, "memory_gb": work.memory_gb}
     (done,) = as_done(work.function, [item], start="forkserver", **limits)
     return _Answer(done.result, done.reason, done.died)

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -89,7 +89,8 @@ def in_order(
     on, until `AHEAD` results per process wait for that item. memory_gb, apart: see `Hold`.
 
     start: how processes are started, as in `multiprocessing`. "fork" is quick, and wrong where this process has threads that may hold
-    locks at that moment; "forkserver" starts them from a process without threads, which imports everything anew.
+    locks at that moment; "forkserver" starts them from a process without threads, which imports everything anew but the main module, so
+    the function must be of another.
     """
     first, waiting = 0, dict[int, Outcome[Item, Result]]()
     run = _Run(function, workers=workers, seconds=seconds, hold=Hold(memory_gb=memory_gb, apart=apart), start=start)
@@ -118,6 +119,18 @@ def as_done(
     with closing(run.outcomes(items)) as outcomes:
         for _, done in outcomes:
             yield done
+
+
+@contextmanager
+def _nameless_main() -> Iterator[None]:
+    """A context in which the main module seems to have no file, so that new processes do not run it again, which is what takes longest."""
+    main = sys.modules["__main__"].__dict__
+    hidden = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)
 
 
 @dataclass
@@ -198,7 +211,8 @@ class _Run(Generic[Item, Result]):
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, Parent.here(), self.hold, self.start))
         try:
-            process.start()
+            with _nameless_main() if self.start == "forkserver" else nullcontext():
+                process.start()
         finally:
             theirs.close()  # else the end of the process would not end its pipe
         worker = _Worker(process, ours)

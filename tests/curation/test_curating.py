@@ -186,13 +186,14 @@ def test_a_curation_that_is_killed_at_random_moments_ends_in_the_same_bytes(vide
         time.sleep(moments.uniform(0.9, 2.2))
         if process.poll() is not None:
             assert process.returncode == 0
-            break
+            continue
         process.send_signal(signal.SIGKILL)
         process.wait()
         killed += 1
-        if killed < 20:  # so that there is something left to do
-            for path in list((tmp_path / "killed/work").glob("*-*/*.parquet"))[::3]:
-                path.unlink()
+        for path in (tmp_path / "killed/work").glob("dataset-*"):  # so that there is something left to do
+            shutil.rmtree(path)
+        for path in sorted((tmp_path / "killed/work").glob("*-*/*.parquet"))[killed % 3 :: 3]:
+            path.unlink()
     assert killed >= 20
     subprocess.run(command, cwd=tmp_path / "killed", check=True, capture_output=True)
     left = {name: value for name, value in content(tmp_path / "killed/work").items() if ".staging-" not in name}
