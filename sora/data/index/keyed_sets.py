@@ -44,7 +44,7 @@ _SHOWN = 6  # reasons in a line
 _MOST_REASONS = 32_767
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SetKind:
     """A kind of set. prefix: of its files. what: for messages. column: the values' name in the files. identity: the bytes by which a key
     and its value enter the content's hash. more: further entries of its manifest."""
@@ -63,7 +63,7 @@ class SetKind:
     @property
     def form(self) -> Fields:
         """The form of the manifest."""
-        entry = {"shard": count, "file": beside, "sha256": digest, self.column: text}
+        entry = Fields({"shard": count, "file": beside, "sha256": digest, self.column: text}, may={"clips": count})
         named = matching(NAME.pattern, "a name of small letters")
         return Fields({"name": named, "dataset": text, "files": [entry], **self.more}, may={"sha256": Maybe(text)})
 
