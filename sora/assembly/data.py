@@ -89,9 +89,12 @@ def encode_command(config: DictConfig, folder: Path) -> str:
     """The `sora encode` command that writes the latents and caption states of dataset `folder` for a diffusion run."""
     from sora.config.command_line.commands import command, option_words
     from sora.config.compose import config_dir, groups
+    from sora.data.index.index import sets_of
 
     text = option_words("text", config.text, groups([config_dir()])["text"])
-    return command("encode", *text, vae=config.vae, data=folder)
+    names = [Path(name).resolve() for name in config.data.folders]
+    mine = sets_of(config.data.folders, config.data.get("sets"))[names.index(folder.resolve())] if folder.resolve() in names else None
+    return command("encode", *text, vae=config.vae, data=folder, **({} if mine is None else {"sets": list(mine)}))
 
 
 def captions_told(config: DictConfig, planned: Planned) -> list[str]:

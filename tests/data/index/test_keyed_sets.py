@@ -183,7 +183,7 @@ def test_the_numbers_of_a_selection_are_told_and_what_it_keeps_is_its_identity(f
     data = {"folders": [str(folder)], "split": "train", "weights": None, "max_bad_share": 0.0, "cache_mb": 0, "reader": PYAV}
     depends = [FrameData(**data, selection=name).depends for name in ("good", "again", "every", None)]
     assert depends[0] == depends[1] and len({found["data"] for found in depends}) == 2
-    assert [len(found.get("selection", "")) for found in depends] == [12, 12, 12, 0]
+    assert [len(found.get("selection", "")) for found in depends] == [12, 12, 0, 0]
     assert not check(Index.open(folder), decode=0, workers=0, seconds=9, memory_gb=64).faults
     notes = check(Index.open(folder), decode=0, workers=0, seconds=9, memory_gb=64).notes
     assert "selection good keeps 3 of 6 clips (2 too dark, 1 a cut within)" in notes
