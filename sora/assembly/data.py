@@ -85,7 +85,7 @@ def diffusion_plan(config: DictConfig) -> Planned:
     return Planned(data, plan, encoder, patchifier, source, identity, of_frames(config.data))
 
 
-def encode_command(config: DictConfig, folder: Path) -> str:
+def encode_command(config: DictConfig, folder: Path | str) -> str:
     """The `sora encode` command that writes the latents and caption states of dataset `folder` for a diffusion run."""
     from sora.config.command_line.commands import command, option_words
     from sora.config.compose import config_dir, groups
@@ -93,7 +93,8 @@ def encode_command(config: DictConfig, folder: Path) -> str:
 
     text = option_words("text", config.text, groups([config_dir()])["text"])
     names = [Path(name).resolve() for name in config.data.folders]
-    mine = sets_of(config.data.folders, config.data.get("sets"))[names.index(folder.resolve())] if folder.resolve() in names else None
+    place = Path(folder).resolve()
+    mine = sets_of(config.data.folders, config.data.get("sets"))[names.index(place)] if place in names else None
     return command("encode", *text, vae=config.vae, data=folder, **({} if mine is None else {"sets": list(mine)}))
 
 

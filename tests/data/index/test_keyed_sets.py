@@ -4,6 +4,8 @@ import json
 import pickle
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index, open_indexes
@@ -14,6 +16,7 @@ from sora.data.loading.loader import FrameData
 from sora.data.plan.crops import CropPlan
 from sora.ingest.check import check
 from sora.patches.geometry import Geometry
+from sora.system.files import file_hash
 from sora.tokens import Grid
 from sora.video.files import PYAV, encode
 from tests.data.making import dataset, flip, telling
@@ -106,6 +109,18 @@ def test_a_content_hash_changes_with_the_content_alone(folder, kind):
     others = hashes("c", more="!")
     assert [one != other for one, other in zip(same, others, strict=True)][1:] == [True] * (CLIPS - 1)
     assert (same[0] == others[0]) == (kind is SELECTIONS)  # which keeps that clip in both
+
+
+NULLS = {CAPTION_SETS: [{"kind": "dense", "text": None, "captioner": "me"}], SCORE_SETS: [("motion", None)], SELECTIONS: None}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.prefix)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_of_a_stranger_that_lacks_a_value_or_a_part_of_one_is_damaged(tmp_path, kind, whole):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"key": ["a"], kind.column: [None if whole else NULLS[kind]]}, schema=kind.schema), path)
+    with pytest.raises(ValueError, match=r"x\.parquet is damaged: a key or a value is missing"):
+        kind.read(path, file_hash(path))
 
 
 def test_scores_of_sets_stand_over_those_of_the_rows(tmp_path):
