@@ -214,7 +214,7 @@ def show(config: Any) -> None:
 
     from sora.data.index.index import Index
     from sora.data.shards.stores import open_store
-    from sora.ingest.statistics import Thumbnails, describe, heavy, lasting
+    from sora.ingest.statistics import Thumbnails, describe, heavy, lasting, sets_told
     from sora.report.dataset import write_page
     from sora.system.files import may_write, refuse_unwritable
     from sora.system.guarded_pool import in_order
@@ -236,7 +236,7 @@ def show(config: Any) -> None:
     width = min(shutil.get_terminal_size((100, 30)).columns, 120)
     for histogram in described.histograms:
         say(*histogram.lines(width), "")
-    say(*described.left)
+    say(*described.left, *sets_told(opened))
     for name, counts in described.counted.items():
         listed = sorted(counts.items(), key=lambda item: -item[1])[:8]
         say(f"{name}: " + ", ".join(f"{text} {count}" for text, count in listed))

@@ -26,7 +26,8 @@ OTHER = {
     "steps": 3, "shift": 2.0, "first": 0.5, "budget": 7, "training": 3, "loss.levels": 3, "ema": "last", "neighbours": 2, "ddof": 0,
     "permutations": 39,
     "bootstrap": 25, "kernel": "legacy", "crop": False, "quantise": False, "trajectories": 2, "real.n": 6, "real.stride": 2,
-    "split": "train", "caption": "dense", "extractor.seed": 5, "n": 9, "generated.start": "middle", "size": "12x8", "keep": 1,
+    "split": "train", "caption": "dense", "selection": "good", "sets": [],
+    "extractor.seed": 5, "n": 9, "generated.start": "middle", "size": "12x8", "keep": 1,
     "sampler.x": 1, "guidance.scale": 7.0, "data": None,
 }  # fmt: skip
 SHOWN = ("keep",)  # which shows more or less, and moves no figure

@@ -85,13 +85,17 @@ def diffusion_plan(config: DictConfig) -> Planned:
     return Planned(data, plan, encoder, patchifier, source, identity, of_frames(config.data))
 
 
-def encode_command(config: DictConfig, folder: Path) -> str:
+def encode_command(config: DictConfig, folder: Path | str) -> str:
     """The `sora encode` command that writes the latents and caption states of dataset `folder` for a diffusion run."""
     from sora.config.command_line.commands import command, option_words
     from sora.config.compose import config_dir, groups
+    from sora.data.index.index import sets_of
 
     text = option_words("text", config.text, groups([config_dir()])["text"])
-    return command("encode", *text, vae=config.vae, data=folder)
+    names = [Path(name).resolve() for name in config.data.folders]
+    place = Path(folder).resolve()
+    mine = sets_of(config.data.folders, config.data.get("sets"))[names.index(place)] if place in names else None
+    return command("encode", *text, vae=config.vae, data=folder, **({} if mine is None else {"sets": list(mine)}))
 
 
 def captions_told(config: DictConfig, planned: Planned) -> list[str]:

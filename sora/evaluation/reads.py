@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from sora.evaluation.settings import EvaluationSettings
 
 ALWAYS = ("checkpoint", "metrics", "output", "device", "page", "seed", "launcher", "preset", "departs")
-SORTED = ("split", "caption")  # only datasets of sora have splits and kinds of captions
+SORTED = ("split", "selection", "caption", "sets")  # only datasets of sora have splits, selections and kinds and sets of captions
 SIZED = ("kernel", "crop", "quantise")  # only read if clips are resized
 OF_KIND = {
     "videos": ("n", "generated", "keep", *SORTED),
     "diffusion": ("data", "step", "ema", "budget", *SORTED),
-    "vae": ("data", "step", "ema", "n", "real", "generated", "keep", "split"),
+    "vae": ("data", "step", "ema", "n", "real", "generated", "keep", "split", "selection"),
 }
 # Keys that any word but loss reads of a diffusion run.
 MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "negative", "uncaptioned", "generated", "vbench", "keep")
@@ -95,7 +95,7 @@ def _why(settings: EvaluationSettings, key: str, words: Collection[str], kind: s
     if key in SIZED and settings.size is None:
         return "it says how clips are brought to a size, and size= is null"
     if key in SORTED and key in OF_KIND[kind]:
-        return "only a dataset that sora made has splits, and captions of kinds, and none is read"
+        return "only a dataset that sora made has splits, selections, and captions of kinds and in sets, and none is read"
     if key in ("step", "ema") and kind == "vae":
         return f"{settings.checkpoint} is a finished VAE, with weights of its own"
     readers = [_named(word, kind) for word, keys in OF_WORD.items() if key in keys]

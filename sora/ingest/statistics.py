@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from sora.data.index.index import Index
+from sora.data.index.keyed_sets import SELECTIONS, open_selection
+from sora.system.terminal import counted
 from sora.video.files import read_apart
 
 _BARS = 12
@@ -84,13 +86,25 @@ def describe(index: Index, *, sample: int) -> Description:
         Histogram("frames a second", binned(np.asarray(index.fps))),
         Histogram("kilobytes", binned(np.asarray(index.sizes) / 1024)),
     ]
-    lengths, scores, counted = _said(index, rows)
+    lengths, scores, texts = _said(index, rows)
     (kinds, fewer), (named, less) = _most(lengths, "kinds of captions"), _most(scores, "scores")
     made += [Histogram(f"words in captions of kind {kind}", binned(np.asarray(words))) for kind, words in kinds]
     made += [Histogram(f"score {name}", binned(np.asarray(values))) for name, values in named]
     totals = {"clips": len(index), "frames": int(frames.sum(dtype=np.int64)), "seconds": float(seconds.sum())}
     totals |= {"bytes": int(np.asarray(index.sizes).sum()), "shards": len(index.described["shards"])}
-    return Description(totals, index.described["splits"], tuple(made), counted, len(rows), (*fewer, *less))
+    return Description(totals, index.described["splits"], tuple(made), texts, len(rows), (*fewer, *less))
+
+
+def sets_told(index: Index) -> list[str]:
+    """A line for each set of captions, set of scores and selection of a dataset."""
+    sets = (*index.sets.described, *index.score_sets.described)
+    kinds = [index.sets.kind] * len(index.sets.described) + [index.score_sets.kind] * len(index.score_sets.described)
+    told = []
+    for kind, described in zip(kinds, sets, strict=True):
+        clips = sum(entry.get("clips", 0) for entry in described["files"])
+        told.append(f"{kind.what} {described['name']}: of {counted(clips, 'clip')}")
+    chosen = [open_selection(index.folder, name, index.described) for name in SELECTIONS.names(index.folder)]
+    return told + [selection.told(np.ones(len(selection.codes), np.bool_)) for selection in chosen]
 
 
 def _most(found: Mapping[str, list[Any]], what: str) -> tuple[list[tuple[str, list[Any]]], list[str]]:
@@ -103,18 +117,18 @@ def _most(found: Mapping[str, list[Any]], what: str) -> tuple[list[tuple[str, li
 def _said(index: Index, rows: Sequence[int]) -> tuple[dict[str, list[int]], dict[str, list[float]], dict[str, Counter[str]]]:
     lengths: dict[str, list[int]] = {}
     scores: dict[str, list[float]] = {}
-    counted: dict[str, Counter[str]] = {"captioner": Counter(), "licence": Counter(), "consent": Counter()}
+    texts: dict[str, Counter[str]] = {"captioner": Counter(), "licence": Counter(), "consent": Counter()}
     for number in rows:
         row = index.row(number)
         captions = index.captions(number)
-        counted["captioner"].update({f"{said.captioner} ({said.kind})" for said in captions} or {"no caption"})
-        counted["licence"][row.licence or "not known"] += 1
-        counted["consent"][row.consent or "not known"] += 1
+        texts["captioner"].update({f"{said.captioner} ({said.kind})" for said in captions} or {"no caption"})
+        texts["licence"][row.licence or "not known"] += 1
+        texts["consent"][row.consent or "not known"] += 1
         for said in captions:
             lengths.setdefault(said.kind, []).append(len(said.text.split()))
         for name, value in index.scores(number).items():
             scores.setdefault(name, []).append(value)
-    return lengths, scores, counted
+    return lengths, scores, texts
 
 
 def binned(values: np.ndarray) -> dict[str, int]:

@@ -35,7 +35,7 @@ _STATES, _HASHES, _ENDS = "states", "hashes", "ends"
 _PLACES = np.dtype([("first", "<u8"), ("rest", "V24"), ("shard", "<i4"), ("length", "<i4"), ("start", "<i8")])
 _FILE = re.compile(r"text-[\w-]{1,8}(-part-\d+)?-(\d{6,}\.safetensors|places\.npy)")
 _NAME = matching(_FILE.pattern, "the name of a file of a text cache beside it")
-_CUT = Fields({"key": text, "tokens": some, "captions": whole, "of": whole, "first": text, "lost": text}, closed=True)
+_CUT = Fields({"key": text, "tokens": some, "captions": whole, "of": whole, "first": text, "lost": text}, may={"most": whole}, closed=True)
 _ENTRY = Fields({"file": _NAME, "sha256": digest, "bytes": whole, "captions": whole}, may={"cut": [_CUT]})
 _TABLE = {"file": _NAME, "sha256": digest, "shards": whole}
 FORM = Fields({"version": some, "fingerprint": text, "shards": [_ENTRY]}, may={"places": Maybe(_TABLE), "encoder": text})  # manifest

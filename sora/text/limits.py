@@ -29,7 +29,10 @@ class CaptionLimit:
 
 @dataclass(frozen=True)
 class TruncatedCaptions:
-    """Report of the captions that exceed a limit: `captions` out of `of`, with the first of them and the text that it loses."""
+    """Report of the captions that exceed a limit: `captions` out of `of`, with the first of them and the text that it loses.
+
+    most: characters that the longest of them loses; 0 in reports that older code wrote.
+    """
 
     key: str
     tokens: int
@@ -37,13 +40,15 @@ class TruncatedCaptions:
     of: int
     first: str
     lost: str
+    most: int = 0
 
     def line(self, what: str = "captions") -> str:
         """One sentence for the user. what: plural noun for the captions."""
         verb = "is" if self.captions == 1 else "are"
+        longest = f"; the longest loses {self.most:,} characters" if self.captions > 1 and self.most else ""
         return (
             f"{self.captions:,} of {self.of:,} {what} {verb} longer than {self.key}={self.tokens} and cut there; "
-            f"of {_shown(self.first)} is lost: {_shown(self.lost)}"
+            f"of {_shown(self.first)} is lost: {_shown(self.lost)}{longest}"
         )
 
 
@@ -64,7 +69,8 @@ def cuts(limits: Sequence[CaptionLimit], captions: Iterable[str]) -> list[Trunca
             long = [(caption, lost) for caption, lost in zip(some, limit.of(some), strict=True) if lost]
             if long:
                 before = found.get(limit.key, TruncatedCaptions(limit.key, limit.tokens, 0, 0, *long[0]))
-                found[limit.key] = replace(before, captions=before.captions + len(long))
+                most = max(before.most, *(len(lost) for _, lost in long))
+                found[limit.key] = replace(before, captions=before.captions + len(long), most=most)
     return [replace(cut, of=seen) for cut in found.values()]
 
 
@@ -74,7 +80,7 @@ def summed(parts: Iterable[Mapping[str, TruncatedCaptions]], of: int) -> list[Tr
     for part in parts:
         for key, cut in part.items():
             before = found.get(key, replace(cut, captions=0))
-            found[key] = replace(before, captions=before.captions + cut.captions)
+            found[key] = replace(before, captions=before.captions + cut.captions, most=max(before.most, cut.most))
     return [replace(cut, of=of) for cut in found.values()]
 
 

@@ -28,10 +28,10 @@ TRAINS, READS = ("plan", "train"), ("plan", "encode", "check", "show", "evaluate
 def attack(sora, material, made):
     """A dataset of this test's own is spoilt, and opened by a verb."""
 
-    def attacked(verb, spoil, file=""):
+    def attacked(verb, spoil, file="", more=()):
         data = material.copy("data")
         spoil(data / file if file else data)
-        words = [word.format(data=data, vae=made / "vae", out=data.parent / "out") for word in VERBS[verb]]
+        words = [word.format(data=data, vae=made / "vae", out=data.parent / "out") for word in (*VERBS[verb], *more)]
         return sora("data" if verb in ("check", "show") else verb, *words)
 
     return attacked
@@ -271,6 +271,50 @@ def test_a_set_of_captions_is_a_regular_file_of_its_form(attack, how):
         BROKEN[how](data / "captions-more.json")
 
     assert_refused(attack("plan", spoil), "captions-more.json")
+
+
+def selection(**changes):
+    """A selection whose one file is what an attacker likes, and a manifest to it."""
+
+    def spoil(data):
+        whole = json.loads((data / "dataset.json").read_text())
+        files = [
+            {"shard": number, "file": f"selection-more-{number:06d}.parquet", "sha256": "0" * 64, "reason": "0" * 64}
+            for number in range(len(whole["shards"]))
+        ]
+        said = {"version": 1, "name": "more", "dataset": whole["fingerprint"], "files": files, "clips": "x"}
+        said |= {"captions": {"whole": "x", "splits": {}}, **changes}
+        (data / "selection-more.json").write_text(json.dumps(said))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clips": 1},
+        {"captions": {"whole": "x", "splits": {"../x": 1}}},
+        {"captions": {"whole": "x", "splits": {"nowhere": "x"}}},
+        {"files": []},
+        {"files": [{"shard": 0, "file": "/etc/passwd", "sha256": "0" * 64, "reason": "x"}]},
+        {"name": "other"},
+        {"dataset": "f" * 64},
+        {"version": 2},
+        {},
+    ],
+    ids=str,
+)
+def test_a_selection_is_of_its_form_and_of_this_dataset(attack, change):
+    assert_refused(attack("plan", selection(**change), more=["data.selection=more"]), "selection-more")
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_selection_is_a_regular_file_of_its_form(attack, how):
+    def spoil(data):
+        selection()(data)
+        BROKEN[how](data / "selection-more.json")
+
+    assert_refused(attack("plan", spoil, more=["data.selection=more"]), "selection-more.json")
 
 
 @pytest.mark.parametrize("value", [1, [], {}, {"url": 1}, {"url": "x", "other": 1}, {"url": "http://127.0.0.1:9/x", "cache_mb": "x"}])

@@ -19,7 +19,7 @@ VALUES = (None, True, False, -1, 0, 1, 1.5, 1e308, 10**30, "", "x", "../x", "/x"
 def declared():
     """Each form by its name, with where a sound value lies in the material, and which part of it."""
     from sora.config.command_line import sweep  # noqa: F401  (its form stands where it is read)
-    from sora.data.index import caption_sets, index, latents
+    from sora.data.index import index, keyed_sets, latents
     from sora.data.loading import quarantine
     from sora.data.shards import stores
     from sora.ingest import index_progress as parts
@@ -42,9 +42,10 @@ def declared():
         "latents-.json": (latents.FORM, "data/latents-*.json"),
         "text-.json": (cache.FORM, "data/text-*.json"),
         "scores.json": (scored.FORM, "scores/scores.json"),
-        "captions-.json": (
-            caption_sets.FORM,
-            {"name": "a", "dataset": "b", "files": [{"shard": 0, "file": "c", "sha256": "0" * 64, "captions": "d"}]},
+        **{f"{kind.prefix}-.json": (kind.form, added(kind)) for kind in (keyed_sets.CAPTION_SETS, keyed_sets.SCORE_SETS)},
+        "selection-.json": (
+            keyed_sets.SELECTIONS.form,
+            {**added(keyed_sets.SELECTIONS), "clips": "e", "captions": {"whole": "f", "splits": {"train": "g"}}},
         ),
         "indexing": (parts.FORM, {"shard": "a", "stamp": "", "size": 1, "clips": 1, "sha256": "0" * 64, "notes": {"x": 1}, "refused": []}),
         "quarantine.jsonl": (quarantine.LINE, {"key": "a", "reason": "b", "sample_id": 3, "from": 4}),
@@ -52,6 +53,11 @@ def declared():
         "goodput.jsonl": (phases.LINE, "live/goodput.jsonl"),
         "stages": (stages.MARKER, {"stage": "a", "title": "b", "command": "c", "depends": "d", "commit": "e", "seconds": 1.0}),
     }
+
+
+def added(kind):
+    """The manifest of a set of captions, of scores, or a selection."""
+    return {"name": "a", "dataset": "b", "files": [{"shard": 0, "file": "c", "sha256": "0" * 64, kind.column: "d"}]}
 
 
 def sound(said, made: Path):

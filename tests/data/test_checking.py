@@ -261,7 +261,7 @@ def test_faults_without_number_are_counted_and_not_kept(folder, monkeypatch):
         flip(folder / index.member(number).shard, index.member(number).offset)
     checked = check(Index.open(folder), decode=0, workers=0, seconds=9, memory_gb=64)
     assert (len(checked.faults), dict(checked.kinds)) == (2, {"bytes": 5})
-    assert checked.lines(1)[0].endswith("5 faults (5 bytes)") and checked.lines(1)[-1] == "  … and 4 more"
+    assert checked.lines(1)[0].endswith("5 faults (5 bytes)") and "  … and 4 more" in checked.lines(1)
 
 
 def test_only_what_was_decoded_is_counted_as_decoded(folder):

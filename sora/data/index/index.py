@@ -34,7 +34,7 @@ from sora.gate.forms import Fields, Form, Maybe, Named, count, digest, fitting, 
 from sora.gate.texts import LIST, read_json
 from sora.system.terminal import counted
 
-__all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index", "open_indexes"]
+__all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index", "open_indexes", "sets_of"]
 
 _TOTALS: dict[str, Form] = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
 _ENTRY = {"shard": inside, "meta": inside, "meta_sha256": digest, "clips": some, "bytes": Maybe(count)}

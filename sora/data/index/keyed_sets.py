@@ -44,7 +44,7 @@ _SHOWN = 6  # reasons in a line
 _MOST_REASONS = 32_767
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SetKind:
     """A kind of set. prefix: of its files. what: for messages. column: the values' name in the files. identity: the bytes by which a key
     and its value enter the content's hash. more: further entries of its manifest."""
@@ -63,7 +63,7 @@ class SetKind:
     @property
     def form(self) -> Fields:
         """The form of the manifest."""
-        entry = {"shard": count, "file": beside, "sha256": digest, self.column: text}
+        entry = Fields({"shard": count, "file": beside, "sha256": digest, self.column: text}, may={"clips": count})
         named = matching(NAME.pattern, "a name of small letters")
         return Fields({"name": named, "dataset": text, "files": [entry], **self.more}, may={"sha256": Maybe(text)})
 
@@ -110,9 +110,20 @@ class SetKind:
             raise ValueError(f"{path} is missing or has changed; write the {self.what} again, or delete its {self.prefix}-*.json")
         with parquet.opened(path, within=path.parent) as file:
             table = parquet.taken(file, path).cast(self.schema)
-            if any(column.null_count for column in table.columns):
+            if any(_lacks(column.combine_chunks()) for column in table.columns):
                 raise ValueError(f"{path} is damaged: a key or a value is missing; write the {self.what} again")
             return table
+
+
+def _lacks(values: pa.Array) -> bool:
+    """Whether a value is null, or a part of one."""
+    if values.null_count:
+        return True
+    if isinstance(values, pa.MapArray):
+        return _lacks(values.keys) or _lacks(values.items)
+    if isinstance(values, pa.ListArray):
+        return _lacks(values.flatten())
+    return isinstance(values, pa.StructArray) and any(map(_lacks, values.flatten()))
 
 
 class KeyedSets:

@@ -77,9 +77,9 @@ def selections_told(indexes: Sequence[Index]) -> list[str]:
 
 
 def selected(indexes: Sequence[Index]) -> dict[str, str]:
-    """The identity of the selections that a run depends on, by its name among the hashes; empty if there is none."""
-    chosen = ["" if index.selection is None else index.selection.clips for index in indexes]
-    return {"selection": " ".join(f"{each[:12] or 'all'}" for each in chosen)} if any(chosen) else {}
+    """The identity of the selections that a run depends on, by its name among the hashes; empty if all clips are kept."""
+    chosen = [None if index.selection is None or index.selection.kept.all() else index.selection.clips[:12] for index in indexes]
+    return {"selection": " ".join(each or "all" for each in chosen)} if any(chosen) else {}
 
 
 def require_kinds(indexes: Sequence[Index], weights: Mapping[str, float] | None) -> None:

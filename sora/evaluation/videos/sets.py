@@ -249,9 +249,4 @@ def open_videos(
     folder = Path(folder)
     if (folder / "dataset.json").is_file():
         return DatasetVideos(Index.open(folder, split, sets=sets, selection=selection), caption=caption)
-    if selection is not None or sets is not None:
-        key = "selection" if selection is not None else "sets"
-        raise ValueError(
-            f"{key}={selection or list(sets or ())}: {folder} is a folder of videos, and datasets alone have them; leave {key} out"
-        )
     return FolderVideos(folder)
