@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sora.curation.cuts.network import colour_histograms, neighbourhood
-from sora.curation.cuts.windows import CONTEXT, STEP, ShotProbabilities
+from sora.curation.cuts.windows import ASIDE, CONTEXT, STEP, ShotProbabilities
 from sora.metrics.extractors import transnet
 
 INSTALLED = pytest.mark.skipif(importlib.util.find_spec(transnet.PACKAGE) is None, reason=f"{transnet.PACKAGE} is not installed")
@@ -114,7 +114,7 @@ def test_inside_answers_the_frames_that_are_asked_with_context(first, end):
     frames = np.stack(list(numbered(240)))
     assert counting.inside(frames, first, end)[:, 0].tolist() == list(range(first, end))
     for window in counting.windows:
-        assert [max(0, window[CONTEXT] - back) for back in range(CONTEXT, 0, -1)] == window[:CONTEXT]
+        assert [max(0, window[ASIDE] - back) for back in range(ASIDE, 0, -1)] == window[:ASIDE]
 
 
 def test_a_neighbourhood_holds_cosines_and_nothing_beyond_the_ends():

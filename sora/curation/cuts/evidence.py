@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float32, UInt8
 
 from sora.curation.cuts.frames import Small
 from sora.curation.cuts.slow import LAGS
-from sora.curation.cuts.windows import CONTEXT
+from sora.curation.cuts.windows import ASIDE
 from sora.curation.cuts.wipes import MARGIN
 from sora.curation.spans import Transition
 
 AHEAD = 256  # frames that are judged at once
-AROUND = max(MARGIN, LAGS[-1], CONTEXT) + 40  # further ones on both sides, on which the judgement depends
+AROUND = max(MARGIN, LAGS[-1], ASIDE) + 40  # further ones on both sides, on which the judgement depends
 
 
 class Chunk(NamedTuple):

@@ -15,7 +15,7 @@ from sora.metrics.extractors import transnet
 from sora.metrics.extractors.weights import fill, hashes, package_file, read_state
 
 CONTEXT, STEP = 25, 50  # frames on each side of those that a window is for, and how many these are (the authors' inference)
-LONGEST = 100  # frames that a window is for where only some are asked
+ASIDE, LONGEST = 16, 100  # the same where only some frames are asked; as many on each side as 25 find as much
 
 Small = UInt8[np.ndarray, "27 48 3"]
 Probabilities = Float32[np.ndarray, "T 2"]  # that a frame is the middle of a transition; that it is part of one
@@ -66,11 +66,11 @@ class ShotProbabilities:
             left -= STEP
 
     def inside(self, frames: UInt8[np.ndarray, "T 27 48 3"], first: int, end: int) -> Float32[np.ndarray, "asked 2"]:
-        """Both probabilities of the frames `first` to `end` - 1, each window with CONTEXT frames more on each side. `frames` must hold
+        """Both probabilities of the frames `first` to `end` - 1, each window with ASIDE frames more on each side. `frames` must hold
         these, but where the video has none."""
         found = []
         for start in range(first, end, LONGEST):
             stop = min(end, start + LONGEST)
-            places = np.clip(np.arange(start - CONTEXT, stop + CONTEXT), 0, len(frames) - 1)
-            found.append(self.window(frames[places])[CONTEXT : CONTEXT + stop - start])
+            places = np.clip(np.arange(start - ASIDE, stop + ASIDE), 0, len(frames) - 1)
+            found.append(self.window(frames[places])[ASIDE : ASIDE + stop - start])
         return np.concatenate(found)
