@@ -22,7 +22,8 @@ SLIP = 0.5  # pixels of the small picture by which equal places may be apart
 WORST = 10, 6  # places of luma and of colour, those that differ most, over which the error is averaged
 CLIPPED = 8  # levels from black and white within which a place may be clipped
 BRIGHTER = 2.0  # greatest ratio of contrasts
-SAME, SAME_ALONE = 1.25, 1.0  # greatest error of pictures that show the same; of one picture that stands for a whole clip
+SAME, SAME_ALONE = 1.15, 0.9  # greatest error of pictures that show the same; of one picture that stands for a whole clip
+STRETCH = 1.2  # greatest ratio of the clips' proportions: cropping and imprecise bars change them, another picture often has others
 MOST = 0.8  # share of the pictures common to both clips that must be the same
 HOPELESS = 6.0  # an error without zoom that no zoom makes good
 TRIED = 3  # alignments in time with the most, and with the closest, pictures
@@ -41,12 +42,12 @@ def aligned(one: Signature, other: Signature, *, mirror: bool, overlap: float) -
     A clip of a single picture (under half a second, or an image) is the same as another such clip only: one picture says nothing about
     motion.
     """
-    if (len(one.pictures) == 1) != (len(other.pictures) == 1):
+    if (len(one.pictures) == 1) != (len(other.pictures) == 1) or max(one.aspect, other.aspect) > STRETCH * min(one.aspect, other.aspect):
         return None
     if one.pictures.tobytes() > other.pictures.tobytes():  # so that neither depends on which comes first
         found = aligned(other, one, mirror=mirror, overlap=overlap)
         return found and Alignment(-found.shift, found.error)
-    first = Signature(mirrored(one.hashes), mirrored_pictures(one.pictures)) if mirror else one
+    first = Signature(mirrored(one.hashes), mirrored_pictures(one.pictures), one.aspect) if mirror else one
     best = None
     for offset in _offsets(first, other, overlap):
         begin, start = max(0, offset), max(0, -offset)
@@ -94,7 +95,9 @@ def _brightness(luma: Float[ndarray, "z k h w"], lumas: Float[ndarray, "z k h w"
     x, y = luma.reshape(len(luma), -1), lumas.reshape(len(lumas), -1)
     inside = (np.minimum(x, y) > CLIPPED) & (np.maximum(x, y) < 255 - CLIPPED)
     inside |= inside.sum(1, keepdims=True) < SIDE * SIDE / 8
-    weights = inside.astype(np.float32)
+    weights, rows = inside.astype(np.float32), np.arange(len(x))
+    outside = (~inside).sum(1)
+    rank = outside + (0.8 * (x.shape[1] - outside - 1)).astype(int)
     for _ in range(3):
         total = weights.sum(1, keepdims=True)
         mean_x, mean_y = (weights * x).sum(1, keepdims=True) / total, (weights * y).sum(1, keepdims=True) / total
@@ -103,8 +106,8 @@ def _brightness(luma: Float[ndarray, "z k h w"], lumas: Float[ndarray, "z k h w"
         gain = np.clip(covariance / np.maximum(variance, 1e-3), 1.0, BRIGHTER)
         offset = mean_y - gain * mean_x
         residual = np.abs(gain * x + offset - y)
-        limit = np.quantile(np.where(inside, residual, 0), 0.8, axis=1, keepdims=True) + 0.5
-        weights = (inside & (residual <= limit)).astype(np.float32)
+        limit = np.sort(np.where(inside, residual, -1.0), axis=1)[rows, rank] + 0.5
+        weights = (inside & (residual <= limit[:, None])).astype(np.float32)
     return gain[..., None, None], offset[..., None, None]
 
 

@@ -93,7 +93,8 @@ class _Clip:
         self._start = 0.0
         self._spare: ndarray | None = None
         self._latest: ndarray | None = None
-        self._waiting: list[ndarray] = []
+        self._aspect = 1.0
+        self._waiting: list[tuple[ndarray, int]] = []
         self._hashes: list[ndarray] = []
         self._pictures: list[ndarray] = []
 
@@ -117,16 +118,17 @@ class _Clip:
             self._text += text_share(grey)
             self._read += 1
         self._samples += 1
-        self._waiting.append(halved(frame.pixels))
+        self._waiting.append((halved(frame.pixels), len(grey)))
         if len(self._waiting) == WAITING:
             self._hash()
 
     def _hash(self) -> None:
-        bars, grey = self._still.bars(), self._latest
-        for pixels in self._waiting:
+        bars = self._still.bars()
+        for pixels, height in self._waiting:
             # The pictures may have been halved; a row that is half a bar goes with it.
-            scale = grey.shape[0] // pixels.shape[0] if grey is not None else 1
-            hashes, picture = hashed(Margins(*(-(-side // scale) for side in bars)).inside(pixels))
+            within = Margins(*(-(-side * pixels.shape[0] // height) for side in bars)).inside(pixels)
+            self._aspect = within.shape[1] / within.shape[0]
+            hashes, picture = hashed(within)
             self._hashes.append(hashes)
             self._pictures.append(picture)
         self._waiting.clear()
@@ -140,4 +142,4 @@ class _Clip:
             **self._motion.scores(),
             "text": self._text / self._read,
         }
-        return scores, Signature(np.stack(self._hashes), np.stack(self._pictures))
+        return scores, Signature(np.stack(self._hashes), np.stack(self._pictures), self._aspect)
