@@ -82,7 +82,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "video": ("video.decoding.decord", "video.decoding.guarded", "video.decoding.pyav", "video.reader", "video.decoding.torchcodec"),
     "world": ("world.world",),
     "ingest": ("ingest.sources",),
-    "curation": ("curation.spans",),
+    "curation": ("curation.spans", "curation.scores.networks", "curation.scores.onnx"),
     "metrics": (
         "metrics.extractors.rand3d",
         "metrics.extractors.efficientnet",

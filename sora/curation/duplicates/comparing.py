@@ -1,7 +1,7 @@
 """Whether two clips show the same, picture by picture: the confirmation of what close hashes suggest.
 
-The small pictures of two clips are aligned in time, in scale (one may be the middle part of the other) and in brightness. What differs after
-that is weighed by what small shifts in place would explain.
+The small pictures of two clips are aligned in time, in scale (one may be the middle part of the other) and in brightness. What differs
+after that is weighed by what small shifts in place would explain.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ PLANES = 64  # random planes whose sides make the hash of an embedding
 
 
 @dataclass(frozen=True)
-class Clips:
-    """Clips as columns. keys: unique. digests: SHA-256 of each clip's content. signatures: of each clip; any sequence, which may read one
+class ClipTable:
+    """ClipTable as columns. keys: unique. digests: SHA-256 of each clip's content. signatures: of each clip; any sequence, which may read one
     when it is asked for. pixels: of a frame, at the source's size. sharpness: the score of that name. embeddings: (n, D) by a scorer, or None."""
 
     keys: Sequence[str]
@@ -69,7 +69,9 @@ class Duplicates(NamedTuple):
         return {key: group[0] for group in self.groups for key in group[1:]}
 
 
-def find_duplicates(clips: Clips, *, against: Clips | None = None, overlap: float = 0.5, similarity: float | None = None) -> Duplicates:
+def find_duplicates(
+    clips: ClipTable, *, against: ClipTable | None = None, overlap: float = 0.5, similarity: float | None = None
+) -> Duplicates:
     """Find the clips that show the same: equal bytes, or pictures that agree over time, or, with `similarity`, alike embeddings.
 
     The best of a group has the most pixels, then is the longest, then the sharpest, then has the first key. The result does not depend on
@@ -105,7 +107,7 @@ class _Pair(NamedTuple):
 class _Table:
     """The clips of both sides in one numbering: `clips` by key, then those of `against` by key."""
 
-    def __init__(self, clips: Clips, against: Clips | None) -> None:
+    def __init__(self, clips: ClipTable, against: ClipTable | None) -> None:
         sides = (clips,) if against is None else (clips, against)
         self._rows = [(side, row) for side in sides for row in sorted(range(len(side)), key=side.keys.__getitem__)]
         self._guards = len(clips)
@@ -142,12 +144,16 @@ class _Table:
         embeddings = [side.embeddings[row] if side.embeddings is not None else None for side, row in self._rows]
         lacking = sum(embedding is None for embedding in embeddings)
         if lacking:
-            raise ValueError(f"similarity={similarity}, but {counted(lacking, 'clip')} came without embeddings; add a scorer that gives them")
+            raise ValueError(
+                f"similarity={similarity}, but {counted(lacking, 'clip')} came without embeddings; add a scorer that gives them"
+            )
         if not self._distinct:
             return
         vectors = np.stack([embeddings[number] for number in self._distinct]).astype(np.float32)  # pyright: ignore[reportCallIssue, reportArgumentType]
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        for one, other, _ in close_pairs(_sides(vectors), np.arange(len(vectors)), 0, guards=int(np.searchsorted(self._distinct, self._guards))).tolist():
+        for one, other, _ in close_pairs(
+            _sides(vectors), np.arange(len(vectors)), 0, guards=int(np.searchsorted(self._distinct, self._guards))
+        ).tolist():
             if float(vectors[one] @ vectors[other]) >= similarity:
                 yield _Pair(self._distinct[one], self._distinct[other], "embedding")
 

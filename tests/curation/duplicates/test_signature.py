@@ -36,7 +36,9 @@ def test_a_mirrored_clip_has_the_mirrored_signature() -> None:
     assert np.bitwise_count(mirrored(plain.hashes) ^ turned.hashes).max() <= 2
 
 
-@pytest.mark.parametrize(("frames", "fps", "pictures"), [(1, 24, 1), (12, 24, 1), (13, 24, 2), (48, 24, 4), (49, 24, 5), (30, 8, 8), (25, 1, 25)])
+@pytest.mark.parametrize(
+    ("frames", "fps", "pictures"), [(1, 24, 1), (12, 24, 1), (13, 24, 2), (48, 24, 4), (49, 24, 5), (30, 8, 8), (25, 1, 25)]
+)
 def test_pictures_are_taken_twice_a_second_or_of_every_frame(frames: int, fps: float, pictures: int) -> None:
     assert PERIOD == 0.5
     assert len(signature(np.repeat(texture(36, 64)[None], frames, 0), fps).pictures) == pictures
