@@ -92,6 +92,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "curation.cuts.wipes",
         "curation.engines",
         "curation.ray_engine",
+        "curation.scores.networks",
+        "curation.scores.onnx",
         "curation.selecting",
         "curation.spans",
     ),

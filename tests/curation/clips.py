@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from sora.curation.duplicates.signature import Signature
-from sora.curation.scores.cheap import Measured, analysis_size, cheap_scores
+from sora.curation.scores.cheap import MeasuredSpan, analysis_size, cheap_scores
 from sora.curation.spans import Span
 from sora.video.files import Shown
 
@@ -32,7 +32,7 @@ def shown(frames: np.ndarray, fps: float = 24.0) -> Iterator[Shown]:
     return (Shown(np.ascontiguousarray(frame), number / fps, True) for number, frame in enumerate(frames))
 
 
-def measured(frames: np.ndarray, fps: float = 24.0) -> Measured:
+def measured(frames: np.ndarray, fps: float = 24.0) -> MeasuredSpan:
     """The scores and the signature of all frames as one clip, resized as the reader would."""
     height, width = analysis_size(*frames.shape[1:3])
     if (height, width) != frames.shape[1:3]:

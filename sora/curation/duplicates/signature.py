@@ -23,22 +23,24 @@ INFORMATIVE = 2.0  # least deviation of luma, in grey levels, of a picture whose
 
 
 class Signature(NamedTuple):
-    """hashes: of each picture, one per share of `CROPS`. pictures: luma of 16x16 and Cb, Cr of 8x8 pixels, flattened. n is 1 or more."""
+    """hashes: of each picture, one for each of `CROPS`. pictures: luma of 16x16 and Cb, Cr of 8x8 pixels, flattened. n is 1 or more.
+    aspect: width over height of the frames without their bars."""
 
     hashes: UInt64[ndarray, "n 3"]
     pictures: UInt8[ndarray, "n 384"]
+    aspect: float
 
     @property
     def informative(self) -> Bool[ndarray, " n"]:
         """Which pictures have enough contrast for their hashes to mean something: black and plain ones have none."""
         return informative(self.pictures)
 
-    def columns(self) -> dict[str, bytes]:
-        """The signature as two byte strings, little-endian, for columns of a table."""
-        return {"hashes": self.hashes.astype("<u8").tobytes(), "pictures": self.pictures.tobytes()}
+    def columns(self) -> tuple[bytes, bytes, float]:
+        """The hashes (little-endian) and pictures as bytes, and the aspect, for columns of a table."""
+        return self.hashes.astype("<u8").tobytes(), self.pictures.tobytes(), self.aspect
 
     @classmethod
-    def of(cls, hashes: bytes, pictures: bytes) -> Signature:
+    def of(cls, hashes: bytes, pictures: bytes, aspect: float) -> Signature:
         """The signature from its columns. Raises ValueError if their lengths do not fit each other."""
         count = len(pictures) // PICTURE
         if len(pictures) != count * PICTURE or len(hashes) != count * 8 * len(CROPS) or not count:
@@ -46,7 +48,7 @@ class Signature(NamedTuple):
                 f"columns of {len(hashes)} and {len(pictures)} bytes are no signature; it has {8 * len(CROPS)} and {PICTURE} bytes for "
                 "each of one or more pictures: compute it anew"
             )
-        return cls(np.frombuffer(hashes, "<u8").reshape(count, -1), np.frombuffer(pictures, np.uint8).reshape(count, -1))
+        return cls(np.frombuffer(hashes, "<u8").reshape(count, -1), np.frombuffer(pictures, np.uint8).reshape(count, -1), aspect)
 
 
 def hash_of(luma: Float[ndarray, "*n 16 16"] | UInt8[ndarray, "*n 16 16"]) -> UInt64[ndarray, "*n"]:

@@ -16,7 +16,7 @@ from sora.curation.duplicates.signature import PERIOD, Signature, halved, hashed
 from sora.curation.scores.changes import Changes
 from sora.curation.scores.lettering import text_share
 from sora.curation.scores.levels import Levels
-from sora.curation.scores.motion import Motion
+from sora.curation.scores.motion import MotionMeter
 from sora.curation.scores.opencv import cv2
 from sora.curation.scores.still import Margins, StillParts
 from sora.curation.spans import Span
@@ -29,7 +29,7 @@ READ_EVERY = 2  # of the pictures; text does not change fast
 WAITING = 16  # pictures that wait until more frames have told where the bars are
 
 
-class Measured(NamedTuple):
+class MeasuredSpan(NamedTuple):
     """The cheap scores (see `CHEAP_SCORES`) and the signature of the clip of a span."""
 
     span: Span
@@ -54,7 +54,7 @@ def analysis_size(height: int, width: int) -> tuple[int, int]:
     return 2 * round(height * SHORT / short / 2), 2 * round(width * SHORT / short / 2)
 
 
-def cheap_scores(frames: Iterable[Shown], spans: Iterable[Span], *, fps: float) -> Iterator[Measured]:
+def cheap_scores(frames: Iterable[Shown], spans: Iterable[Span], *, fps: float) -> Iterator[MeasuredSpan]:
     """Yield the scores and the signature of each span, in order, as soon as its last frame was seen.
 
     frames: all frames of a video in display order, at `analysis_size`. spans: in order, without overlap; frames between them are left out.
@@ -80,7 +80,7 @@ def cheap_scores(frames: Iterable[Shown], spans: Iterable[Span], *, fps: float) 
             raise ValueError(
                 f"the span of frames {span.first} to {span.end} reaches past the video, of which {counted(number, 'frame')} came"
             )
-        yield Measured(span, *clip.result())
+        yield MeasuredSpan(span, *clip.result())
 
 
 class _Clip:
@@ -88,12 +88,13 @@ class _Clip:
 
     def __init__(self, fps: float) -> None:
         self._fps = fps
-        self._changes, self._still, self._levels, self._motion = Changes(fps), StillParts(), Levels(), Motion()
+        self._changes, self._still, self._levels, self._motion = Changes(fps), StillParts(), Levels(), MotionMeter()
         self._text, self._read, self._samples = 0.0, 0, 0
         self._start = 0.0
         self._spare: ndarray | None = None
         self._latest: ndarray | None = None
-        self._waiting: list[ndarray] = []
+        self._aspect = 1.0
+        self._waiting: list[tuple[ndarray, int]] = []
         self._hashes: list[ndarray] = []
         self._pictures: list[ndarray] = []
 
@@ -117,16 +118,17 @@ class _Clip:
             self._text += text_share(grey)
             self._read += 1
         self._samples += 1
-        self._waiting.append(halved(frame.pixels))
+        self._waiting.append((halved(frame.pixels), len(grey)))
         if len(self._waiting) == WAITING:
             self._hash()
 
     def _hash(self) -> None:
-        bars, grey = self._still.bars(), self._latest
-        for pixels in self._waiting:
+        bars = self._still.bars()
+        for pixels, height in self._waiting:
             # The pictures may have been halved; a row that is half a bar goes with it.
-            scale = grey.shape[0] // pixels.shape[0] if grey is not None else 1
-            hashes, picture = hashed(Margins(*(-(-side // scale) for side in bars)).inside(pixels))
+            within = Margins(*(-(-side * pixels.shape[0] // height) for side in bars)).inside(pixels)
+            self._aspect = within.shape[1] / within.shape[0]
+            hashes, picture = hashed(within)
             self._hashes.append(hashes)
             self._pictures.append(picture)
         self._waiting.clear()
@@ -140,4 +142,4 @@ class _Clip:
             **self._motion.scores(),
             "text": self._text / self._read,
         }
-        return scores, Signature(np.stack(self._hashes), np.stack(self._pictures))
+        return scores, Signature(np.stack(self._hashes), np.stack(self._pictures), self._aspect)

