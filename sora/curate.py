@@ -10,6 +10,7 @@ sora curate status WORK   how far each stage is, at what rate, and what failed
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sora.gate.sizes import Number, refuse_numbers
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from sora.config.compose import Composed
     from sora.curation.curating import Curated, Curation, CurationSettings
+    from sora.curation.deduplicating import Deduplication
+    from sora.curation.modelling import ModelScoring
 
 EXAMPLES = (
     "sora curate input=videos output=outputs/curation",
@@ -101,12 +104,46 @@ def settings(config: Any) -> CurationSettings:
     return CurationSettings(
         reading=reading,
         cuts=Cuts(build(config.cuts), **config.spans),
-        scoring=[CheapScoring()] if config.cheap else [],
+        scoring=[*([CheapScoring()] if config.cheap else []), *scorers(config.scorers)],
+        duplicates=duplicates(config),
         selection=build(config.select),
         transcode=Transcode(**config.transcode),
         shards=Shards(held_out=config.held_out, shard_mb=config.shard_mb, licence=config.licence),
         dataset=config.dataset,
     )
+
+
+def scorers(names: Sequence[str]) -> list[ModelScoring]:
+    """The stages of the scorers of these names, each an option in conf/scorer or in a folder of the user's."""
+    from omegaconf import OmegaConf
+
+    from sora.config.build import build
+    from sora.config.command_line.flags import usual_folders
+    from sora.config.compose import config_dir, groups
+    from sora.config.words import listed, meant
+    from sora.curation.modelling import ModelScoring
+
+    there = groups([*usual_folders(), config_dir()]).get("scorer", {})
+    for name in names:
+        if name not in there:
+            raise ValueError(f"scorers=[{name}]: there is no scorer {name}{meant(name, there)}; there are {listed(there)}")
+    return [ModelScoring(name, build(OmegaConf.create({"scorer": OmegaConf.load(there[name])}).scorer)) for name in names]
+
+
+def duplicates(config: Any) -> Deduplication | None:
+    """The settings of the search for duplicates; None if nobody asked for it."""
+    from pathlib import Path
+
+    from sora.curation.deduplicating import Deduplication
+
+    said = config.duplicates
+    if not said.find:
+        if said.against:
+            raise ValueError("duplicates.against has no effect with duplicates.find=false; leave one out")
+        return None
+    if not config.cheap:
+        raise ValueError("duplicates are found by what the cheap scores leave: cheap=false needs duplicates.find=false")
+    return Deduplication(overlap=said.overlap, against=[Path(place) for place in said.against])
 
 
 def _counting(what: str, total: int) -> Any:

@@ -26,6 +26,7 @@ import numpy as np
 
 from sora.curation.curating import Curation, CurationSettings
 from sora.curation.cuts.differences import AdaptiveCuts
+from sora.curation.deduplicating import Deduplication
 from sora.curation.engines import ProcessEngine, SerialEngine
 from sora.curation.finding import Cuts, Probe, UnitWork
 from sora.curation.inputs import InputSettings, Unit
@@ -86,6 +87,7 @@ def settings(*, moody: bool = False, **changed: Any) -> CurationSettings:
         "reading": InputSettings(),
         "cuts": Cuts(Moody(adaptive()) if moody else adaptive(), trim_frames=2, least_seconds=1.0, most_seconds=20.0),
         "scoring": (CheapScoring(),),
+        "duplicates": Deduplication(overlap=0.5),
         "selection": SelectionRules(),
         "transcode": Transcode(fps=24.0, size=None, multiple=16, lossless=False),
         "shards": Shards(held_out=0.05, shard_mb=1024, licence="unknown"),

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from sora.curation.deciding import Funnel, Judged, decide, decided
+from sora.curation.deduplicating import Copies, Deduplication, Scored
 from sora.curation.engines import Engine
 from sora.curation.finding import CLIPS, Cuts, ListClips, Probe
 from sora.curation.inputs import Inputs, InputSettings, Unhashed, Unit, inputs_of
 from sora.curation.joining import Making, Shards, write_dataset
+from sora.curation.modelling import ModelScoring, texts_of
 from sora.curation.running import Step, forget_failed, run_step, tally
 from sora.curation.scoring import CheapScoring
 from sora.curation.selecting import SelectionRules
@@ -36,7 +38,8 @@ class CurationSettings:
 
     reading: InputSettings
     cuts: Cuts
-    scoring: Sequence[CheapScoring]
+    scoring: Sequence[CheapScoring | ModelScoring]
+    duplicates: Deduplication | None
     selection: SelectionRules
     transcode: Transcode
     shards: Shards
@@ -83,6 +86,7 @@ class Curation:
     ) -> None:
         self.place, self.work, self.settings = place, work, settings
         self.engine, self.counting, self.part = engine, counting, part
+        self._known: Inputs | None = None
 
     @cached_property
     def steps(self) -> list[Step]:
@@ -108,7 +112,15 @@ class Curation:
     @cached_property
     def scoring(self) -> list[Step]:
         """The steps that score clips."""
-        return [self._step(one.stage(self.listing.stage), one, self.listing) for one in self.settings.scoring]
+        return [self._scoring(one) for one in self.settings.scoring]
+
+    def _scoring(self, one: CheapScoring | ModelScoring) -> Step:
+        stage = one.stage(self.listing.stage)
+        if isinstance(one, CheapScoring) or not one.scorer.needs_text:
+            return self._step(stage, one, self.listing)
+        inputs = self._known
+        assert inputs is not None, "steps are asked for once the input is known"
+        return self._step(stage, one, self.listing, named=one.named(inputs), texts=partial(texts_of, inputs))
 
     def _step(self, stage: Stage, function: Callable[..., pa.Table], *after: Step, **more: Any) -> Step:
         return Step(stage, Results(self.work / stage.folder), function, after, **more)
@@ -124,10 +136,10 @@ class Curation:
 
     def run(self, *, until: str | None = None, retry: bool = False) -> Curated:
         """Do what is left to do. until: the stage after which to stop. retry: try units again that failed."""
-        mine = self._inputs(self.part)
+        mine = self._known = self._inputs(self.part)
         write_stages(self.work, [step.results for step in (*self.steps, *(() if self.from_dataset else (self.transcode,)))])
         for step in self.steps:
-            write_units(self.work, step.results, mine.units, self.part)
+            write_units(self.work, step, mine.units, self.part)
         self._run(self.steps, mine.units, until=until, retry=retry)
         if self.part.of_all > 1:
             try:
@@ -144,13 +156,15 @@ class Curation:
         return self._decided(whole, until=until, retry=retry)
 
     def _decided(self, inputs: Inputs, *, until: str | None, retry: bool) -> Curated:
-        judged = Judged(inputs=inputs, clips=self.listing, scores=self.scoring, probed=self._before[0] if self._before else None)
-        decision = self._decide(judged)
+        copies, after = self._copies(inputs, retry=retry)
+        probed = self._before[0] if self._before else None
+        judged = Judged(inputs=inputs, clips=self.listing, scores=self.scoring, probed=probed, copies=copies)
+        decision = self._decide(judged, after)
         funnel = Funnel()
         for _, rows in decided(self.select, decision):
             funnel.add(rows)
         lost = [Refused(unit.told, 0.0, why) for unit in inputs.units if (why := judged.lost(unit)) is not None]
-        done = Curated(inputs, funnel=funnel, lost=lost, decision=decision)
+        done = Curated(inputs, funnel=funnel, lost=lost, decision=decision, groups=copies.groups)
         if until == "select":
             done.waiting = "until=select"
             return done
@@ -172,9 +186,32 @@ class Curation:
         done.described = write_dataset(done.dataset, making, self.settings.shards, identity=identity, about=about)
         return done
 
-    def _decide(self, judged: Judged) -> str:
-        """Decide about all clips, unless that was done; the name of the result."""
-        name = hashed(judged.inputs.identity, [judged.lost(unit) for unit in judged.inputs.units])
+    def _copies(self, inputs: Inputs, *, retry: bool) -> tuple[Copies, str]:
+        """What shows the same, and the name of the stage's folder; both empty if nobody asked for it."""
+        said, scores = self.settings.duplicates, next((one for one in self.scoring if isinstance(one.function, CheapScoring)), None)
+        if said is None or scores is None:
+            return Copies(), ""
+        guards = [self._guard(place, retry=retry) for place in said.against]
+        stage = said.stage(scores.stage, [of for of, _ in guards])
+        scored = Scored(units=inputs.units, clips=self.listing, scores=scores)
+        with self.counting(stage.name, 1) as report:
+            found = said(scored, [one for _, one in guards], Results(self.work / stage.folder))
+            report(1)
+        return found, stage.folder
+
+    def _guard(self, place: Path, *, retry: bool) -> tuple[Inputs, Scored]:
+        """The clips of a dataset that none of the input's may show again, scored as these are."""
+        inputs = inputs_of(place, self.work, self.settings.reading, run=self.engine)
+        if inputs.dataset is None:
+            raise ValueError(f"duplicates.against: {place} is no dataset; sora prepare or sora data index makes one")
+        listing = self._step(ListClips().stage(), ListClips())
+        scores = self._step(CheapScoring().stage(listing.stage), CheapScoring(), listing)
+        self._run([listing, scores], inputs.units, until=None, retry=retry)
+        return inputs, Scored(units=inputs.units, clips=listing, scores=scores, told=str(place))
+
+    def _decide(self, judged: Judged, after: str) -> str:
+        """Decide about all clips, unless that was done; the name of the result. after: the stage that found duplicates."""
+        name = hashed(judged.inputs.identity, after, [judged.lost(unit) for unit in judged.inputs.units])
         if not self.select.has(name):
             decide(judged, self.settings.selection, self.select.path(name))
         return name
@@ -188,7 +225,7 @@ class Curation:
         )
         units = [chunk.unit for chunk in chunks.values()]
         mine = list(self.part.some(units).values())
-        write_units(self.work, step.results, units, WHOLE)
+        write_units(self.work, step, units, WHOLE)
         for some in (mine, units) if self.part.of_all > 1 else (units,):
             self._run([step], some, until=None, retry=retry)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sora.curation.deduplicating import Copies, Member
 from sora.curation.inputs import Inputs, SourceFacts, Unit
 from sora.curation.running import Step
-from sora.curation.selecting import Candidate, SelectionRules
+from sora.curation.selecting import KEPT, Candidate, Decider, SelectionRules
 from sora.curation.stages import Results
 from sora.safety.claims import NO_CLAIMS, OriginClaims
 from sora.system.files import local, whole_file
@@ -37,16 +38,19 @@ DECIDED = pa.schema(
 _ROWS = 8192  # rows that are written together
 
 
+NO_COPIES = Copies()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What is decided on. clips, scores: the steps that list and score clips; probed: that of a video's facts. copies: for (unit, number)
-    the better clip that it repeats."""
+    """What is decided on. clips, scores: the steps that list and score clips; probed: that of a video's facts. copies: clips that show the
+    same."""
 
     inputs: Inputs
     clips: Step
     scores: Sequence[Step]
     probed: Step | None
-    copies: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    copies: Copies = NO_COPIES
 
     def lost(self, unit: Unit) -> str | None:
         """Why a unit has no clips to decide on; None if it has."""
@@ -57,14 +61,14 @@ class Judged:
 
     def candidates(self, unit: Unit) -> Iterator[tuple[dict, Candidate]]:
         """The clips of a unit, each as a row of its table of clips and as a candidate."""
-        tables = [step.results.read(unit.name, only=is_score).to_pylist() for step in self.scores]
+        tables = [step.read(unit, only=is_score).to_pylist() for step in self.scores]
         scores: dict[int, dict[str, float]] = {}
         reasons: dict[int, str] = {}
         for row in (row for table in tables for row in table):
             scores.setdefault(row["number"], {}).update({name: value for name, value in row.items() if isinstance(value, float)})
             reasons[row["number"]] = reasons.get(row["number"]) or row.get("reason") or ""
         facts, claims = self.inputs.facts.get(unit.name, SourceFacts()), self._claims(unit)
-        for row in self.clips.results.read(unit.name).to_pylist():
+        for row in self.clips.read(unit).to_pylist():
             known = {"fps": row["fps"], "height": float(row["height"]), "width": float(row["width"]), "seconds": row["duration"]}
             candidate = Candidate(
                 source=unit.told,
@@ -74,7 +78,7 @@ class Judged:
                 scores=known | scores.get(row["number"], {}),
                 facts=facts,
                 claims=claims,
-                copy_of=self.copies.get((unit.name, row["number"]), ""),
+                guard=self.copies.guards.get((unit.name, row["number"]), ""),
                 reason=row["reason"] or reasons.get(row["number"], ""),
             )
             yield row, candidate
@@ -82,7 +86,7 @@ class Judged:
     def _claims(self, unit: Unit) -> OriginClaims:
         if self.probed is None:
             return NO_CLAIMS
-        return OriginClaims(**json.loads(self.probed.results.read(unit.name, only=lambda name: name == "claims")["claims"][0].as_py()))
+        return OriginClaims(**json.loads(self.probed.read(unit, only=lambda name: name == "claims")["claims"][0].as_py()))
 
 
 def is_score(column: str) -> bool:
@@ -97,13 +101,14 @@ def decide(judged: Judged, selection: SelectionRules, path: Path) -> None:
         ValueError: a rule is about a score that no clip has.
     """
     decider, rows, names = selection.deciding(), list[dict](), set[str]()
+    repeated = _repeated(judged, decider)
     with whole_file(path) as staging, pq.ParquetWriter(local(staging), DECIDED, compression="zstd") as writer:
         for unit in judged.inputs.units:
             if judged.lost(unit) is not None:
                 continue
             for row, candidate in judged.candidates(unit):
                 names |= candidate.scores.keys()
-                decision = decider(candidate)
+                decision = decider(candidate, copy_of=repeated.get((unit.name, row["number"]), ""))
                 said = {name: row[name] for name in ("number", "key", "first", "end", "start")}
                 said |= {
                     "unit": unit.name,
@@ -118,6 +123,25 @@ def decide(judged: Judged, selection: SelectionRules, path: Path) -> None:
         _write(writer, rows)
         if names:
             decider.refuse_unknown(names)
+
+
+def _repeated(judged: Judged, decider: Decider) -> dict[Member, str]:
+    """The clips that repeat the best clip of their group that no other rule leaves out, and that clip's source and number."""
+    units = {unit.name: unit for unit in judged.inputs.units}
+    asked: dict[str, set[int]] = {}
+    for unit, number in (member for group in judged.copies.groups for member in group):
+        asked.setdefault(unit, set()).add(number)
+    fit: dict[Member, str] = {}
+    for name, numbers in asked.items():
+        if judged.lost(units[name]) is None:
+            for row, candidate in judged.candidates(units[name]):
+                if row["number"] in numbers and decider.alone(candidate) is KEPT:
+                    fit[name, row["number"]] = f"{units[name].told} clip {row['number']}"
+    found: dict[Member, str] = {}
+    for group in judged.copies.groups:
+        alive = [member for member in group if member in fit]
+        found |= dict.fromkeys(alive[1:], fit[alive[0]]) if alive else {}
+    return found
 
 
 def _write(writer: pq.ParquetWriter, rows: list[dict]) -> None:

@@ -38,17 +38,20 @@ CLIPS = pa.schema(
         ("fps", pa.float64()),
         ("height", pa.int32()),
         ("width", pa.int32()),
+        ("digest", pa.string()),
         ("reason", pa.string()),
     ]
-)  # the result of `cuts` and `clips`: one row for each stretch of frames. key: of a dataset's clip. reason: why it is no clip, or ""
+)  # the result of `cuts` and `clips`: one row for each stretch of frames. key: of a dataset's clip, digest: the SHA-256 of its bytes.
+# reason: why it is no clip, or ""
 
 
 @dataclass(frozen=True)
 class UnitWork:
-    """A unit, and the results of the stages before for it, by the stages' names."""
+    """A unit, and the results of the stages before for it, by the stages' names. texts: the captions of a video, if a stage needs them."""
 
     unit: Unit
     tables: dict[str, pa.Table] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Cuts:
         found = settled(partial(self._transitions, info), path, size=size, limits=LIMITS)
         times = info.timeline.times
         parts = parts_of(times, found, **self._lengths())
-        same = {"key": "", "fps": info.fps, "height": info.height, "width": info.width}
+        same = {"key": "", "digest": "", "fps": info.fps, "height": info.height, "width": info.width}
         return clip_table(
             [
                 {"number": number, "first": part.span.first, "end": part.span.end, "start": float(times[part.span.first])}
@@ -121,7 +124,7 @@ class ListClips:
         return clip_table(
             [
                 {"number": number, "key": row.key, "first": 0, "end": row.frames, "start": row.start, "duration": row.duration}
-                | {"fps": row.fps, "height": row.height, "width": row.width, "reason": ""}
+                | {"fps": row.fps, "height": row.height, "width": row.width, "digest": row.sha256, "reason": ""}
                 for number, row in enumerate(rows)
             ]
         )

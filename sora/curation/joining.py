@@ -64,7 +64,7 @@ class Making:
             if (failure := self.made.lost(chunk)) is not None:
                 yield from ((f"{unit.told} clip {number}: {failure.reason}", b"") for number in rows)
                 continue
-            for table in self.made.results.groups(chunk.name):
+            for table in self.made.groups(chunk):
                 for made in table.to_pylist():
                     if made["reason"]:
                         yield f"{unit.told} clip {made['number']}: {made['reason']}", b""

@@ -27,31 +27,55 @@ class Tally(NamedTuple):
         return sum(self)
 
 
+def own_name(unit: Unit) -> str:
+    return unit.name
+
+
 @dataclass(frozen=True)
 class Step:
-    """A stage with its function and the steps whose results it reads. tables: for a unit, more tables that the function takes."""
+    """A stage with its function and the steps whose results it reads. tables, texts: for a unit, more that the function takes. named: the
+    name of a unit's result, where that depends on more than the unit's content. group_rows: the most rows of a row group of a result."""
 
     stage: Stage
     results: Results
     function: Callable[[UnitWork], pa.Table]
     after: tuple[Step, ...] = ()
     tables: Callable[[Unit], dict[str, pa.Table]] | None = None
+    texts: Callable[[Unit], tuple[str, ...]] | None = None
+    named: Callable[[Unit], str] = own_name
     group_rows: int = 4096
+
+    def has(self, unit: Unit) -> bool:
+        """Whether a unit has a result or a failure here."""
+        return self.results.has(self.named(unit))
+
+    def failure(self, unit: Unit) -> Failure | None:
+        """Why a unit has no result here; None if it has one, or has not been tried."""
+        return self.results.failure(self.named(unit))
+
+    def read(self, unit: Unit, *, only: Callable[[str], bool] = lambda name: True) -> pa.Table:
+        """The result of a unit, those columns whose names are wanted."""
+        return self.results.read(self.named(unit), only=only)
+
+    def groups(self, unit: Unit) -> Iterator[pa.Table]:
+        """The result of a unit, one row group after another."""
+        return self.results.groups(self.named(unit))
 
     def lost(self, unit: Unit) -> Failure | None:
         """Why a unit has no result and will have none: it failed here or in a stage before. None otherwise."""
         for step in self.after:
             if (failure := step.lost(unit)) is not None:
                 return failure
-        return self.results.failure(unit.name) if self.results.has(unit.name) else None
+        return self.failure(unit)
 
     def ready(self, unit: Unit) -> bool:
         """Whether all stages before have a result for a unit."""
-        return all(step.results.has(unit.name) and step.lost(unit) is None for step in self.after)
+        return all(step.has(unit) and step.lost(unit) is None for step in self.after)
 
     def work(self, unit: Unit) -> UnitWork:
-        tables = {step.stage.name: step.results.read(unit.name) for step in self.after}
-        return UnitWork(unit, tables | (self.tables(unit) if self.tables is not None else {}))
+        tables = {step.stage.name: step.read(unit) for step in self.after}
+        more = self.tables(unit) if self.tables is not None else {}
+        return UnitWork(unit, tables | more, self.texts(unit) if self.texts is not None else ())
 
 
 def run_step(step: Step, units: Sequence[Unit], *, run: Run, report: Callable[[int], None] = lambda done: None) -> None:
@@ -61,7 +85,7 @@ def run_step(step: Step, units: Sequence[Unit], *, run: Run, report: Callable[[i
     def left() -> Iterator[UnitWork]:
         nonlocal settled
         for unit in units:  # looked at late, as another job may have made a result meanwhile
-            if step.results.has(unit.name) or not step.ready(unit):
+            if step.has(unit) or not step.ready(unit):
                 settled += 1
                 report(settled)
             else:
@@ -70,24 +94,24 @@ def run_step(step: Step, units: Sequence[Unit], *, run: Run, report: Callable[[i
     for done in run(step.function, left()):
         unit = done.item.unit
         if done.result is None:
-            step.results.fail(unit.name, Failure(done.reason, done.died))
+            step.results.fail(step.named(unit), Failure(done.reason, done.died))
         else:
-            step.results.write(unit.name, done.result, group_rows=step.group_rows)
+            step.results.write(step.named(unit), done.result, group_rows=step.group_rows)
         settled += 1
         report(settled)
 
 
 def forget_failed(step: Step, units: Sequence[Unit]) -> int:
     """Remove the failures of units, so that they are tried again; how many there were."""
-    return sum(step.results.forget(unit.name) for unit in units)
+    return sum(step.results.forget(step.named(unit)) for unit in units)
 
 
 def tally(step: Step, units: Sequence[Unit]) -> Tally:
     """How many units are done, failed, barred by a stage before and left."""
     done = failed = barred = 0
     for unit in units:
-        if step.results.has(unit.name):
-            lost = step.results.failure(unit.name) is not None
+        if step.has(unit):
+            lost = step.failure(unit) is not None
             done, failed = done + (not lost), failed + lost
         elif step.lost(unit) is not None:
             barred += 1

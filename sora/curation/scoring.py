@@ -21,11 +21,14 @@ from sora.video.files import LIMITS, PYAV, Shown, settled, stream
 
 STILLS = ("first", "middle", "last")  # frames of a clip that are kept as small pictures
 _SIDE, _QUALITY = 112, 80  # of stills: pixels of the longer side, and JPEG's
+SIGNATURE = ("signature_hashes", "signature_pictures", "signature_aspect")
 SCORED = pa.schema(
     [
         ("number", pa.int32()),
         *((name, pa.float64()) for name in CHEAP_SCORES),
-        *((f"signature_{name}", pa.binary()) for name in ("hashes", "pictures")),
+        ("signature_hashes", pa.binary()),
+        ("signature_pictures", pa.binary()),
+        ("signature_aspect", pa.float64()),
         *((f"still_{name}", pa.binary()) for name in STILLS),
         ("reason", pa.string()),
     ]
@@ -69,7 +72,7 @@ def _rows(part: Footage, shown: stream) -> list[dict[str, Any]]:
         if bad:
             rows.append({"number": number, "reason": f"damaged: {bad} of its {len(span)} frames are corrupt, or follow a loss"})
             continue
-        signature = {f"signature_{name}": value for name, value in found.signature.columns().items()}
+        signature = dict(zip(SIGNATURE, found.signature.columns(), strict=True))
         stills = {f"still_{name}": watched.stills[span, name] for name in STILLS}
         rows.append({"number": number, **found.scores, **signature, **stills, "reason": ""})
     return rows

@@ -21,7 +21,7 @@ _HASH = re.compile(r"(sha256:)?[0-9a-f]{64}")
 class Candidate(NamedTuple):
     """A clip about which is decided. source: the name of its video or shard. content: the video's SHA-256, or the dataset clip's.
 
-    copy_of: the better clip that this one repeats, or "". reason: why it is no clip at all, or "".
+    guard: the clip of an evaluation set that it shows again, or "". reason: why it is no clip at all, or "".
     """
 
     source: str
@@ -31,7 +31,7 @@ class Candidate(NamedTuple):
     scores: Mapping[str, float]
     facts: SourceFacts
     claims: OriginClaims
-    copy_of: str = ""
+    guard: str = ""
     reason: str = ""
 
 
@@ -138,9 +138,9 @@ class SelectionRules:
                 return Decision(f"{name} > {most:g}", f"its {name} is {value:.6g}, and {most:g} is the most")
         return KEPT
 
-    def repeated(self, clip: Candidate) -> Decision:
-        if self.duplicates == "refuse" and clip.copy_of:
-            return Decision("duplicate", f"it shows the same as {clip.copy_of}")
+    def guarded(self, clip: Candidate) -> Decision:
+        if clip.guard:
+            return Decision("evaluation", f"it shows what {clip.guard} shows, a clip of duplicates.against")
         return KEPT
 
     def _opted_out(self) -> list[str]:
@@ -152,15 +152,22 @@ class Decider:
 
     def __init__(self, selection: SelectionRules) -> None:
         self.selection = selection
-        said = selection
-        self._looks = (said.found, said.opted(), said.claimed, said.allowed, said.scored, said.repeated)
+        self._looks = (selection.found, selection.opted(), selection.claimed, selection.allowed, selection.scored, selection.guarded)
         self._taken: dict[Any, int] = {}
 
-    def __call__(self, clip: Candidate) -> Decision:
-        """The decision about the next clip."""
+    def alone(self, clip: Candidate) -> Decision:
+        """The decision about a clip by itself, whatever other clips there are."""
         for look in self._looks:
             if (decision := look(clip)) is not KEPT:
                 return decision
+        return KEPT
+
+    def __call__(self, clip: Candidate, *, copy_of: str = "") -> Decision:
+        """The decision about the next clip. copy_of: the clip that it repeats and that is kept, or ""."""
+        if (decision := self.alone(clip)) is not KEPT:
+            return decision
+        if copy_of and self.selection.duplicates == "refuse":
+            return Decision("duplicate", f"it shows the same as {copy_of}")
         by, most = self.selection.quota_by, self.selection.quota_most
         if by is None or most is None:
             return KEPT

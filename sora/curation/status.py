@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sora.curation.inputs import Unit
+from sora.curation.running import Step
 from sora.curation.stages import Results
 from sora.data.index.units import JobPart
 from sora.gate import parquet
@@ -44,10 +45,10 @@ def write_stages(work: Path, stages: Sequence[Results]) -> None:
     write_json(work / PLAN, {"version": 1, "stages": [results.folder.name for results in stages]})
 
 
-def write_units(work: Path, results: Results, units: Sequence[Unit], part: JobPart) -> None:
+def write_units(work: Path, step: Step, units: Sequence[Unit], part: JobPart) -> None:
     """Write the units that a job is to do of a stage, for `progress`."""
-    table = pa.table({"name": [unit.name for unit in units], "told": [unit.told for unit in units]}, schema=_TOLD)
-    with whole_file(work / UNITS / f"{results.folder.name}-{part.number}-of-{part.of_all}.parquet") as staging:
+    table = pa.table({"name": [step.named(unit) for unit in units], "told": [unit.told for unit in units]}, schema=_TOLD)
+    with whole_file(work / UNITS / f"{step.stage.folder}-{part.number}-of-{part.of_all}.parquet") as staging:
         pq.write_table(table, local(staging), compression="zstd")
 
 

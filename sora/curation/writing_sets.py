@@ -63,7 +63,7 @@ def _write_scores(index: Index, inputs: Inputs, step: Step) -> str:
         found: dict[str, dict[str, float]] = {}
         if step.lost(unit) is None:
             keys = index.shard_keys(unit.shard)
-            for row in step.results.read(unit.name, only=is_score).to_pylist():
+            for row in step.read(unit, only=is_score).to_pylist():
                 numbers = {name: value for name, value in row.items() if isinstance(value, float) and math.isfinite(value)}
                 found[keys[row["number"]]] = numbers
         writer.write(unit.shard, found)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sora.curation.curating import Curation, CurationSettings
+from sora.curation.deduplicating import Deduplication
 from sora.curation.engines import ProcessEngine, SerialEngine
 from sora.curation.finding import Cuts
 from sora.curation.inputs import InputSettings
@@ -59,6 +60,7 @@ def settings(**changed: Any) -> CurationSettings:
         "reading": InputSettings(),
         "cuts": Cuts(Jumps(), trim_frames=1, least_seconds=0.5, most_seconds=1.5),
         "scoring": (CheapScoring(),),
+        "duplicates": Deduplication(overlap=0.5),
         "selection": SelectionRules(),
         "transcode": Transcode(fps=None, size=None, multiple=2, lossless=False),
         "shards": Shards(held_out=0.0, shard_mb=1024, licence="unknown"),

@@ -3,10 +3,13 @@
 import os
 import random
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sora.curation.deciding import decided
+from sora.curation.deduplicating import Deduplication
 from sora.curation.selecting import SelectionRules
 from sora.curation.stages import Results
 from sora.data.index.index import Index
@@ -131,7 +134,7 @@ def test_one_more_video_is_worked_on_alone(videos, tmp_path, whole):
     done = curation(place, work).run()
     new = [path for path in work.rglob("*.parquet") if path not in before and path.parent.parent == work]
     made = [path.parent.name.partition("-")[0] for path in new if not path.parent.name.startswith(("dataset", "plan"))]
-    assert sorted(made) == ["cuts", "probe", "scores", "select", "transcode"]
+    assert sorted(made) == ["cuts", "duplicates", "probe", "scores", "select", "transcode"]
     assert done.funnel is not None and done.funnel.kept > whole[1].funnel.kept
 
 
@@ -145,7 +148,7 @@ def test_names_and_their_order_do_not_matter_to_what_is_computed(videos, whole, 
     before = set(work.rglob("*.parquet"))
     curation(place, work).run()
     new = {path.parent.name.partition("-")[0] for path in work.rglob("*.parquet") if path not in before and path.parent.parent == work}
-    assert new <= {"select", "plan"} | {name for name in new if name.startswith("dataset")}
+    assert new <= {"duplicates", "select", "plan"} | {name for name in new if name.startswith("dataset")}
 
 
 def test_a_video_that_changes_under_its_name_is_a_new_one(videos, tmp_path):
@@ -166,6 +169,51 @@ def test_copies_under_other_names_are_told_and_count_once(videos, tmp_path):
     shutil.copy(place / "clip 2 ü.mp4", place / "again.mp4")
     done = curation(place, tmp_path / "work").run(until="cuts")
     assert done.inputs.copies == {"clip 2 ü.mp4": "again.mp4"}
+
+
+def test_copies_of_other_bytes_are_found_and_the_best_one_that_is_fit_stays(videos, tmp_path):
+    place = shutil.copytree(videos, tmp_path / "videos")
+    film = np.concatenate([shot(41, 24, level=140, height=72, width=128), shot(42, 24, level=60, height=72, width=128)])
+    material.write(place / "large.mp4", film, 8.0, lossless=False)
+    material.write(place / "small.mp4", film[:, ::2, ::2], 8.0, lossless=False)
+    material.write(place / "mirrored.mp4", np.ascontiguousarray(film[:, ::2, 126::-2]), 8.0, lossless=False)
+    changed = {"cuts": material.Cuts(material.Jumps(), trim_frames=1, least_seconds=0.5, most_seconds=None)}
+    one = curation(place, tmp_path / "work", **changed)
+    kept = [row for row in rows_of(one, one.run()) if row["source"] in ("large.mp4", "small.mp4", "mirrored.mp4")]
+    assert {row["source"] for row in kept if not row["rule"]} == {"large.mp4"}
+    assert {row["rule"] for row in kept if row["source"] in ("small.mp4", "mirrored.mp4")} <= {"duplicate", "trimmed", "transition"}
+    # where the largest is not fit, the next best stays, and only that one
+    rules = SelectionRules(rules={"height": (None, 40)})
+    two = curation(place, tmp_path / "work", selection=rules, **changed)
+    kept = [row for row in rows_of(two, two.run()) if row["source"] in ("large.mp4", "small.mp4", "mirrored.mp4") and not row["rule"]]
+    assert len({row["source"] for row in kept}) == 1 and "large.mp4" not in {row["source"] for row in kept} and len(kept) == 2
+
+
+def test_no_clip_of_an_evaluation_set_is_trained_on(videos, whole, tmp_path):
+    place = tmp_path / "videos"
+    place.mkdir()
+    shutil.copy(videos / "clip 1 ü.mp4", place)
+    material.write(place / "other.mp4", shot(9, 24, level=90), 8.0, lossless=False)
+    guard = Deduplication(overlap=0.5, against=[whole[1].dataset])
+    one = curation(place, tmp_path / "work", duplicates=guard)
+    rows = [row for row in rows_of(one, one.run()) if row["rule"] in ("", "evaluation")]
+    assert {row["source"] for row in rows if row["rule"]} == {"clip 1 ü.mp4"}
+    assert {row["source"] for row in rows if not row["rule"]} == {"other.mp4"}
+
+
+def test_a_dataset_gets_scores_and_a_selection_and_keeps_its_shards(whole, tmp_path):
+    folder = Path(shutil.copytree(whole[1].dataset, tmp_path / "set"))
+    before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
+    index = Index.open(folder)
+    limit = sorted(index.row(number).scores["luma"] for number in range(len(index)))[2]
+    done = curation(folder, tmp_path / "work", selection=SelectionRules(rules={"luma": (limit, None)})).run()
+    assert done.sets is not None and done.dataset is None
+    chosen = Index.open(folder, selection=done.sets.selection)
+    assert 0 < len(chosen) == done.funnel.kept < len(index)
+    assert all(index.scores(number)["sharpness"] > 0 for number in range(len(index)))
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    again = curation(folder, tmp_path / "work", selection=SelectionRules(rules={"luma": (limit, None)})).run()
+    assert again.sets == done.sets
 
 
 @pytest.mark.long

@@ -20,8 +20,8 @@ PLANES = 64  # random planes whose sides make the hash of an embedding
 
 @dataclass(frozen=True)
 class ClipTable:
-    """ClipTable as columns. keys: unique. digests: SHA-256 of each clip's content. signatures: of each clip; any sequence, which may read one
-    when it is asked for. pixels: of a frame, at the source's size. sharpness: the score of that name. embeddings: (n, D) by a scorer, or None."""
+    """Clips as columns. keys: unique. digests: SHA-256 of each clip's content. signatures: of each clip; any sequence, which may read one
+    when it is asked for. pixels: of a frame, at the source's size. sharpness: the score of that name. embeddings: (n, D) by a scorer."""
 
     keys: Sequence[str]
     digests: Sequence[str]

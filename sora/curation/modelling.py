@@ -1,0 +1,90 @@
+"""The stages `score_NAME`: scores of clips by a model, one stage for each, so that another model repeats none of the others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sora.curation.finding import Footage, UnitWork, footage
+from sora.curation.inputs import Inputs, SourceFacts, Unit
+from sora.curation.running import own_name
+from sora.curation.scores.scorer import FrameScorer
+from sora.curation.spans import Span
+from sora.curation.stages import Stage, hashed
+from sora.data.index.index import Index
+from sora.video.files import LIMITS, PYAV, settled, stream
+
+
+@dataclass(frozen=True)
+class ModelScoring:
+    """The stage of one scorer. name: of its option, after which the stage is called."""
+
+    name: str
+    scorer: FrameScorer
+
+    def stage(self, listing: Stage) -> Stage:
+        return Stage(f"score_{self.name}", 1, {"scorer": self.scorer.identity(), "reader": PYAV.identity()}, (listing,))
+
+    def named(self, inputs: Inputs) -> Callable[[Unit], str]:
+        """The name of a unit's result: it covers the captions, where the scorer needs them."""
+        if not self.scorer.needs_text:
+            return own_name
+        captions = "" if inputs.dataset is None else Index.open(inputs.dataset).captions_fingerprint
+        return lambda unit: hashed(unit.name, captions, list(texts_of(inputs, unit)))
+
+    def __call__(self, work: UnitWork) -> pa.Table:
+        texts = _texts(work) if self.scorer.needs_text else {}
+        rows = [self._row(part, number, span, texts.get(number)) for part in footage(work) for number, span in part.clips]
+        columns = {name: pa.array([row.get(name) for row in rows], pa.float64()) for name in self.scorer.names}
+        numbers, reasons = [row["number"] for row in rows], [row["reason"] for row in rows]
+        return pa.table({"number": pa.array(numbers, pa.int32()), **columns, "reason": pa.array(reasons, pa.string())})
+
+    def _row(self, part: Footage, number: int, span: Span, text: str | None) -> dict[str, Any]:
+        size = self.scorer.size(part.height, part.width)
+        try:
+            wanted = [span.first + place for place in self.scorer.frames(len(span))]
+            take = partial(_taken, wanted=wanted)
+            frames = settled(take, part.source, first=wanted[0], size=size, limits=LIMITS, name=part.told)
+            found = self.scorer(frames, text=text)
+        except ValueError as error:
+            return {"number": number, "reason": f"unreadable: {error}"}
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(1)  # there are as many processes as cores
+        if set(found) != set(self.scorer.names):
+            raise ValueError(f"the scorer {self.name} gives {', '.join(found)} and says that its scores are {', '.join(self.scorer.names)}")
+        return {"number": number, **found, "reason": ""}
+
+
+def _taken(shown: stream, *, wanted: list[int]) -> np.ndarray:
+    """The frames of these numbers, of a stream that begins with the first of them."""
+    left, frames = set(wanted), list[np.ndarray]()
+    for number, picture in enumerate(shown, wanted[0]):
+        if number in left:
+            frames.append(picture.pixels)
+        if number == wanted[-1]:
+            break
+    if len(frames) < len(wanted):
+        raise ValueError(f"only {len(frames)} of {len(wanted)} frames decode ({shown.report})")
+    return np.stack(frames)
+
+
+def texts_of(inputs: Inputs, unit: Unit) -> tuple[str, ...]:
+    """The captions of a video."""
+    return tuple(one.text for one in inputs.facts.get(unit.name, SourceFacts()).captions)
+
+
+def _texts(work: UnitWork) -> dict[int, str]:
+    """The first caption of each clip that has one, by the clip's number."""
+    if work.unit.shard is None:
+        numbers = work.tables["cuts"]["number"].to_pylist() if work.texts else []
+        return dict.fromkeys(numbers, work.texts[0] if work.texts else "")
+    index = Index.open(work.unit.path)
+    start = int(index.files.starts[work.unit.shard])
+    said = {number: index.captions(start + number) for number in work.tables["clips"]["number"].to_pylist()}
+    return {number: captions[0].text for number, captions in said.items() if captions}
