@@ -131,4 +131,3 @@ def test_histograms_count_each_pixel_once_in_its_bin():
     frames[0, 1, 0, 0] = torch.tensor([255, 32, 31])  # bins 7, 1, 0
     found = colour_histograms(frames)
     assert found.sum(2).tolist() == [[15, 15]] and found[0, 0, 0] == 15 and found[0, 1, 7 * 64 + 8] == 1
-
