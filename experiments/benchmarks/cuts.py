@@ -45,7 +45,7 @@ from sora.curation.cuts.windows import ShotProbabilities  # noqa: E402
 from sora.curation.spans import Transition  # noqa: E402
 from sora.system.files import write_json  # noqa: E402
 
-FILMS, TRANSITIONS, SEED = 28, 12, 0
+FILMS, TRANSITIONS, SEED = 26, 12, 0
 # The detectors of PySceneDetect: their own threshold first.
 THEIRS: dict[str, tuple[Callable[..., Any], str, tuple[float, ...]]] = {
     "content": (detectors.ContentDetector, "threshold", (27.0, 18.0, 36.0)),

@@ -5,7 +5,7 @@ import numpy as np
 from experiments.composed_films import Film, Known
 
 
-def shot(seed, count, size=(54, 96), drift=0.4):
+def shot(seed, count, size=(54, 96), drift=0.03):
     """A pattern of smooth waves that drifts, about `drift` pixels a frame; another seed is another scene."""
     draw = np.random.default_rng(seed)
     rows, columns = np.mgrid[: size[0], : size[1]].astype(np.float32) * (54 / size[0])

@@ -58,14 +58,14 @@ def test_a_wipe_shows_both_shots_unmixed_and_the_second_grows(direction):
 
 @cache
 def real(number):
-    return film(number, seed=5, transitions=4)
+    return film(number, seed=5, transitions=2)
 
 
 @pytest.mark.slow
 def test_a_film_of_shipped_clips_and_the_world_is_a_pure_function_of_its_number():
-    again = film(0, seed=5, transitions=4)
+    again = film(0, seed=5, transitions=2)
     assert again.known == real(0).known and all(np.array_equal(*pair) for pair in zip(again.shots, real(0).shots, strict=True))
-    assert film(1, seed=5, transitions=4).known != real(0).known
+    assert film(0, seed=6, transitions=2).known != real(0).known
     frames = [frame.astype(np.float32) for frame in real(0).frames()]
     assert len(frames) == len(real(0)) and {frame.shape for frame in frames} == {(144, 256, 3)}
     assert sum(SHARES.values()) == 1 and UNLIKE > 10 and len(SHIPPED) == 7

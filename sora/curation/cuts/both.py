@@ -21,6 +21,7 @@ from sora.curation.cuts.windows import ShotProbabilities
 from sora.curation.cuts.wipes import WipeRule
 from sora.curation.spans import Transition
 
+SOFT = 2  # frames on both sides of a wipe in which its edge may still be seen, soft as it is
 NEAR = 3  # frames between two finds of one transition
 DENIED = 0.2  # probability below which the network says that a hard cut is none
 
@@ -75,7 +76,7 @@ class TwoStageCuts:
         for wipe in self.wipes.wipes(pixels):
             middle, half = chunk.start + wipe.middle, wipe.span // 2
             if chunk.first <= middle < chunk.end and all(abs(wipe.middle - cut) > half + NEAR for cut in cuts):
-                evidence.wipes.append(Transition(max(0, middle - half), middle + half))
+                evidence.wipes.append(Transition(max(0, middle - half - SOFT), min(middle + half + SOFT, chunk.start + len(pixels))))
         own = slice(chunk.first - chunk.start, chunk.end - chunk.start)
         looked = self.slow.marked(pixels, cuts)[own]
         found = np.zeros((len(looked), 2), np.float32)

@@ -33,15 +33,13 @@ def within(height: int, width: int, short: int) -> tuple[int, int]:
 
 def shrunk(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "27 48 3"]:
     """A frame stretched to 27 x 48 by averaging areas."""
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise ValueError(f"a frame of {frame.dtype} and shape {frame.shape}; cuts are found in uint8 frames of (height, width, 3), RGB")
     if frame.shape[:2] == (HEIGHT, WIDTH):
         return np.ascontiguousarray(frame)
     return np.asarray(Image.fromarray(np.ascontiguousarray(frame)).resize((WIDTH, HEIGHT), Image.Resampling.BOX))
 
 
 def steadied(frames: Iterable[UInt8[np.ndarray, "27 48 3"]]) -> Iterator[Small]:
-    """The frames, those of flashes replaced by the frame before: one to FLASH frames after which the picture is what it was."""
+    """The frames, those of flashes replaced by the frame before: one to FLASH brighter frames after which the picture is what it was."""
     ahead: deque[np.ndarray] = deque()
     before: np.ndarray | None = None
     left = 0  # frames of a flash that are still to come
@@ -61,8 +59,8 @@ def steadied(frames: Iterable[UInt8[np.ndarray, "27 48 3"]]) -> Iterator[Small]:
 
 
 def _flash(before: np.ndarray | None, ahead: deque[np.ndarray]) -> int:
-    """How many frames from the next one on are a flash."""
-    if before is None or (jump := unlike(ahead[0], before)) < LEAST_FLASH:
+    """How many frames from the next one on are a flash, which is brighter: a few dark ones are the middle of a fade."""
+    if before is None or ahead[0].mean() < before.mean() or (jump := unlike(ahead[0], before)) < LEAST_FLASH:
         return 0
     return next((count for count in range(1, len(ahead)) if unlike(ahead[count], before) < RETURNED * jump), 0)
 

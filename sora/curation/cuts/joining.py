@@ -9,6 +9,8 @@ from jaxtyping import Bool
 
 from sora.curation.spans import Transition
 
+CLOSE = 4  # frames that are no shot
+
 
 def runs(marked: Bool[np.ndarray, "T"]) -> Iterator[tuple[int, int]]:
     """(first, end) of each run of marked frames."""
@@ -18,14 +20,16 @@ def runs(marked: Bool[np.ndarray, "T"]) -> Iterator[tuple[int, int]]:
 
 
 def joined(transitions: Iterable[Transition], blank: Sequence[bool]) -> list[Transition]:
-    """Transitions in order and apart: those that meet become one, with the blank frames beside them, as in a fade through black."""
+    """Transitions in order and apart, with the blank frames at most CLOSE frames beside them, as in a fade through black. Those that meet
+    become one, and so do those of which one is gradual if fewer than CLOSE frames are between them."""
     found: list[Transition] = []
     for first, end in sorted(transitions):
-        while first > 0 and blank[first - 1]:
-            first -= 1
-        while end < len(blank) and blank[end]:
-            end += 1
-        if found and first <= found[-1].end:
+        while near := [place for place in range(max(0, first - CLOSE), first) if blank[place]]:
+            first = near[0]
+        while near := [place for place in range(end, min(len(blank), end + CLOSE)) if blank[place]]:
+            end = near[-1] + 1
+        slack = CLOSE - 1 if found and (end > first or found[-1].end > found[-1].first) else 0
+        if found and first <= found[-1].end + slack:
             first, end = found[-1].first, max(end, found.pop().end)
         found.append(Transition(first, end))
     return found

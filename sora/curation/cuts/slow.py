@@ -53,7 +53,7 @@ class SlowChange:
                 for cut in cuts:  # centre t stands for frames t - lag / 2 and t + lag / 2
                     centres[max(0, cut - lag // 2) : max(0, cut + lag // 2)] = False
                 found |= centres
-        return _filled(_grown(found, self.grow), self.gap)
+        return _filled(_grown(found, self.grow), self.gap) if found.any() else found
 
     def _pairs(self, frames: Float32[np.ndarray, "T 27 48 3"], lag: int) -> Bool[np.ndarray, "T"]:
         """Whether the frames around each one, `lag` apart, differ as in a slow change."""

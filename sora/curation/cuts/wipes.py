@@ -73,6 +73,8 @@ class WipeRule:
         count, number = lines[HALF].shape
         shifts = np.rint(span * ((np.arange(number) + 0.5) / number - 0.5)).astype(int)
         reach = int(np.abs(shifts).max())
+        if count <= 2 * reach:
+            return []
 
         def shifted(half: int, times: np.ndarray) -> Float32[np.ndarray, "n m"]:
             return lines[half][np.clip(times[:, None] + shifts, 0, count - 1), np.arange(number)]
@@ -80,8 +82,6 @@ class WipeRule:
         times = np.arange(reach, count - reach)
         change = shifted(HALF, times)
         unshifted = np.convolve(lines[HALF].mean(axis=1), np.full(2 * reach + 1, 1 / (2 * reach + 1)), mode="valid")
-        if not len(times):
-            return []
         moving = change.mean(axis=1) / (unshifted + NOISE)
         likely = (change.mean(axis=1) > self.change) & (moving > self.moving)
         likely &= np.percentile(change, EVERYWHERE, axis=1) > self.everywhere
