@@ -1,4 +1,4 @@
-from sora.curation.duplicates.grouping import ClipTable as ClipTable
+from sora.curation.duplicates.grouping import ClipColumns as ClipColumns
 from sora.curation.duplicates.grouping import Duplicates as Duplicates
 from sora.curation.duplicates.grouping import Match as Match
 from sora.curation.duplicates.grouping import find_duplicates as find_duplicates
