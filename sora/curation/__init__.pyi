@@ -8,7 +8,7 @@ from sora.curation.cuts.slow import SlowChange as SlowChange
 from sora.curation.cuts.transnet import TransNetV2Cuts as TransNetV2Cuts
 from sora.curation.cuts.wipes import Wipe as Wipe
 from sora.curation.cuts.wipes import WipeRule as WipeRule
-from sora.curation.duplicates.grouping import ClipTable as ClipTable
+from sora.curation.duplicates.grouping import ClipColumns as ClipColumns
 from sora.curation.duplicates.grouping import Duplicates as Duplicates
 from sora.curation.duplicates.grouping import Match as Match
 from sora.curation.duplicates.grouping import find_duplicates as find_duplicates

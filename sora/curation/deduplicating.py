@@ -10,7 +10,7 @@ from typing import overload
 
 import pyarrow as pa
 
-from sora.curation.duplicates.grouping import ClipTable, find_duplicates
+from sora.curation.duplicates.grouping import ClipColumns, find_duplicates
 from sora.curation.duplicates.signature import Signature
 from sora.curation.inputs import Inputs, Unit
 from sora.curation.running import Step
@@ -91,7 +91,7 @@ def _read(table: pa.Table) -> Copies:
     return Copies([[member for _, member in sorted(ranked)] for _, ranked in sorted(groups.items())], guards)
 
 
-def _table(several: Sequence[Scored]) -> tuple[ClipTable, list[Member]]:
+def _table(several: Sequence[Scored]) -> tuple[ClipColumns, list[Member]]:
     """All clips with a signature, and where each lies."""
     members, places = list[Member](), list[tuple[Step, Unit]]()
     keys, digests, pixels, sharp = list[str](), list[str](), list[int](), list[float]()
@@ -104,7 +104,7 @@ def _table(several: Sequence[Scored]) -> tuple[ClipTable, list[Member]]:
         members.append((unit.name, clip["number"]))
         places.append((scored.scores, unit))
     signatures = Signatures(places, [number for _, number in members])
-    return ClipTable(keys=keys, digests=digests, signatures=signatures, pixels=pixels, sharpness=sharp), members
+    return ClipColumns(keys=keys, digests=digests, signatures=signatures, pixels=pixels, sharpness=sharp), members
 
 
 def _clips(several: Sequence[Scored]) -> Iterator[tuple[Scored, Unit, dict, float]]:

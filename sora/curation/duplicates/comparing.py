@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt64
 from numpy import ndarray
 
-from sora.curation.duplicates.candidates import BITS
 from sora.curation.duplicates.signature import COLOURS, PERIOD, SIDE, Signature, informative, mirrored
 
 ZOOMS = (0.0, 0.04, 0.08, 0.12)  # shares of a picture's sides that the other clip may have cut off
@@ -26,6 +25,7 @@ SAME, SAME_ALONE = 1.15, 0.9  # greatest error of pictures that show the same; o
 STRETCH = 1.2  # greatest ratio of the clips' proportions: cropping and imprecise bars change them, another picture often has others
 MOST = 0.8  # share of the pictures common to both clips that must be the same
 HOPELESS = 6.0  # an error without zoom that no zoom makes good
+NEAR = 12  # greatest number of bits in which the hashes of two pictures differ that suggest an alignment in time
 TRIED = 3  # alignments in time with the most, and with the closest, pictures
 
 
@@ -122,7 +122,7 @@ def _offsets(one: Signature, other: Signature, overlap: float) -> list[int]:
         # The offset place - (picture of the other) stands at index offset + counts - 1.
         row = slice(place, place + counts)
         sums[row] += bits[::-1]
-        hits[row] += bits[::-1] <= BITS
+        hits[row] += bits[::-1] <= NEAR
     offsets = np.arange(-(counts - 1), count)
     common = np.minimum(count - np.maximum(offsets, 0), counts - np.maximum(-offsets, 0))
     able = np.flatnonzero((common >= least) & (hits > 0))

@@ -12,16 +12,20 @@ from numpy import ndarray
 
 from sora.curation.duplicates.candidates import close_pairs
 from sora.curation.duplicates.comparing import aligned
-from sora.curation.duplicates.signature import MIRROR, Signature
+from sora.curation.duplicates.signature import MIRROR, Signature, informative
 from sora.system.terminal import counted
 
+TOGETHER = 1024  # signatures that are looked at together
 PLANES = 64  # random planes whose sides make the hash of an embedding
 
 
 @dataclass(frozen=True)
-class ClipTable:
-    """Clips as columns. keys: unique. digests: SHA-256 of each clip's content. signatures: of each clip; any sequence, which may read one
-    when it is asked for. pixels: of a frame, at the source's size. sharpness: the score of that name. embeddings: (n, D) by a scorer."""
+class ClipColumns:
+    """Clips as columns.
+
+    keys: unique. digests: SHA-256 of each clip's content. signatures: any sequence, which may read one when it is asked for. pixels: of a
+    frame, at the source's size. sharpness: the score of that name. embeddings: one row per clip, by a scorer, or None.
+    """
 
     keys: Sequence[str]
     digests: Sequence[str]
@@ -70,7 +74,7 @@ class Duplicates(NamedTuple):
 
 
 def find_duplicates(
-    clips: ClipTable, *, against: ClipTable | None = None, overlap: float = 0.5, similarity: float | None = None
+    clips: ClipColumns, *, against: ClipColumns | None = None, overlap: float = 0.5, similarity: float | None = None
 ) -> Duplicates:
     """Find the clips that show the same: equal bytes, or pictures that agree over time, or, with `similarity`, alike embeddings.
 
@@ -107,30 +111,32 @@ class _Pair(NamedTuple):
 class _Table:
     """The clips of both sides in one numbering: `clips` by key, then those of `against` by key."""
 
-    def __init__(self, clips: ClipTable, against: ClipTable | None) -> None:
+    def __init__(self, clips: ClipColumns, against: ClipColumns | None) -> None:
+        self._clips, self._against = clips, against
         sides = (clips,) if against is None else (clips, against)
-        self._rows = [(side, row) for side in sides for row in sorted(range(len(side)), key=side.keys.__getitem__)]
+        self._rows = [row for side in sides for row in sorted(range(len(side)), key=side.keys.__getitem__)]
         self._guards = len(clips)
         # Of clips with equal bytes only the first is compared with others.
         self._first: dict[str, int] = {}
-        for number, (side, row) in enumerate(self._rows):
-            self._first.setdefault(side.digests[row], number)
+        for number in range(len(self._rows)):
+            self._first.setdefault(self._digest(number), number)
         self._distinct = sorted(self._first.values())
 
     def exact(self) -> Iterator[_Pair]:
         """Pairs of clips with equal bytes: each with the first such clip."""
-        for number, (side, row) in enumerate(self._rows):
-            first = self._first[side.digests[row]]
+        for number in range(len(self._rows)):
+            first = self._first[self._digest(number)]
             if first < number and first < self._guards:
                 yield _Pair(first, number, "exact")
 
     def perceptual(self, overlap: float) -> Iterator[_Pair]:
         hashes, owners = [], []
-        for number in self._distinct:
-            signature = self._signature(number)
-            telling = signature.hashes[signature.informative]
-            hashes.append(telling)
-            owners.append(np.full(len(telling), number))
+        for start in range(0, len(self._distinct), TOGETHER):
+            numbers = self._distinct[start : start + TOGETHER]
+            signatures = [self._signature(number) for number in numbers]
+            telling = informative(np.concatenate([signature.pictures for signature in signatures]))
+            hashes.append(np.concatenate([signature.hashes for signature in signatures])[telling])
+            owners.append(np.repeat(numbers, [len(signature.hashes) for signature in signatures])[telling])
         if not hashes:
             return
         pairs = close_pairs(np.concatenate(hashes), np.concatenate(owners), int(MIRROR), guards=self._guards)
@@ -141,7 +147,8 @@ class _Table:
                 yield _Pair(one, other, "perceptual", found.shift, bool(mirror))
 
     def embedded(self, similarity: float) -> Iterator[_Pair]:
-        embeddings = [side.embeddings[row] if side.embeddings is not None else None for side, row in self._rows]
+        places = [self._place(number) for number in range(len(self._rows))]
+        embeddings = [None if side.embeddings is None else side.embeddings[row] for side, row in places]
         lacking = sum(embedding is None for embedding in embeddings)
         if lacking:
             raise ValueError(
@@ -167,7 +174,7 @@ class _Table:
                 continue
             parents[_root(parents, pair.other)] = _root(parents, pair.one)
         members: dict[int, list[int]] = {}
-        for number in range(self._guards):
+        for number in sorted({each for pair in pairs for each in pair[:2] if each < self._guards}):
             members.setdefault(_root(parents, number), []).append(number)
         refused: dict[str, str] = {}
         for group in members.values():
@@ -181,17 +188,26 @@ class _Table:
         ]
         return Duplicates(sorted(groups), dict(sorted(refused.items())), matches)
 
+    def _place(self, number: int) -> tuple[ClipColumns, int]:
+        """The side of a clip and its row there."""
+        side = self._clips if number < self._guards or self._against is None else self._against
+        return side, self._rows[number]
+
+    def _digest(self, number: int) -> str:
+        side, row = self._place(number)
+        return side.digests[row]
+
     def _key(self, number: int) -> str:
-        side, row = self._rows[number]
+        side, row = self._place(number)
         return side.keys[row]
 
     def _signature(self, number: int) -> Signature:
-        side, row = self._rows[number]
+        side, row = self._place(number)
         return side.signatures[row]
 
     def _rank(self, number: int) -> tuple[int, int, float, str]:
         """The order of a group's members, the best first."""
-        side, row = self._rows[number]
+        side, row = self._place(number)
         return -side.pixels[row], -len(side.signatures[row].hashes), -side.sharpness[row], side.keys[row]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from sora.curation.duplicates.candidates import close_pairs
 from sora.curation.duplicates.comparing import aligned
-from sora.curation.duplicates.grouping import ClipTable, Duplicates, find_duplicates
+from sora.curation.duplicates.grouping import ClipColumns, Duplicates, find_duplicates
 from sora.curation.duplicates.signature import MIRROR, Signature
 from sora.curation.scores.cheap import cheap_scores
 from sora.curation.spans import Span
@@ -36,10 +36,10 @@ def found(signatures: dict[str, Signature], **settings: object) -> Duplicates:
     return find_duplicates(clips(signatures), **settings)  # pyright: ignore[reportArgumentType]
 
 
-def clips(signatures: dict[str, Signature], **columns: object) -> ClipTable:
+def clips(signatures: dict[str, Signature], **columns: object) -> ClipColumns:
     keys = [*signatures]
     rest = {"digests": keys, "pixels": [100] * len(keys), "sharpness": [1.0] * len(keys)} | columns
-    return ClipTable(keys=keys, signatures=[*signatures.values()], **rest)  # pyright: ignore[reportArgumentType]
+    return ClipColumns(keys=keys, signatures=[*signatures.values()], **rest)  # pyright: ignore[reportArgumentType]
 
 
 def copies() -> dict[str, tuple[np.ndarray, float]]:
@@ -194,7 +194,7 @@ def test_settings_and_columns_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="1, 2 rows"):
         clips({"a": one}, pixels=[1, 2])
     with pytest.raises(ValueError, match="two clips have the key 'a'"):
-        ClipTable(["a", "a"], ["x", "y"], [one, one], [1, 1], [1.0, 1.0])
+        ClipColumns(["a", "a"], ["x", "y"], [one, one], [1, 1], [1.0, 1.0])
     assert found({}).groups == []
 
 

