@@ -1,4 +1,4 @@
-"""Make a curated set of clips from raw videos: find the shots, score them, find duplicates, choose late, and write shards.
+"""Make a curated set of clips from raw videos: cut, score, find duplicates, choose late, and write shards.
 
 input is a folder of videos, a list of them, or a dataset (then scores and a selection are written beside its shards). A stage writes a
 file for each video into the work folder, under a hash of the video and of all settings that matter, so the same command goes on after
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from sora.config.compose import Composed
     from sora.curation.curating import Curated, Curation, CurationSettings
-    from sora.curation.deduplicating import Deduplication
-    from sora.curation.modelling import ModelScoring
+    from sora.curation.steps.deduplicating import Deduplication
+    from sora.curation.steps.modelling import ModelScoring
 
 EXAMPLES = (
     "sora curate input=videos output=outputs/curation",
@@ -85,11 +85,11 @@ def settings(config: Any) -> CurationSettings:
 
     from sora.config.build import build
     from sora.curation.curating import CurationSettings
-    from sora.curation.finding import Cuts
     from sora.curation.inputs import InputSettings
     from sora.curation.joining import Shards
-    from sora.curation.scoring import CheapScoring
-    from sora.curation.transcoding import Transcode
+    from sora.curation.steps.finding import Cuts
+    from sora.curation.steps.scoring import CheapScoring
+    from sora.curation.steps.transcoding import Transcode
     from sora.ingest.clip_texts import CaptionWords
 
     said: Any = OmegaConf.to_container(config.captions)
@@ -121,7 +121,7 @@ def scorers(names: Sequence[str]) -> list[ModelScoring]:
     from sora.config.command_line.flags import usual_folders
     from sora.config.compose import config_dir, groups
     from sora.config.words import listed, meant
-    from sora.curation.modelling import ModelScoring
+    from sora.curation.steps.modelling import ModelScoring
 
     there = groups([*usual_folders(), config_dir()]).get("scorer", {})
     for name in names:
@@ -134,7 +134,7 @@ def duplicates(config: Any) -> Deduplication | None:
     """The settings of the search for duplicates; None if nobody asked for it."""
     from pathlib import Path
 
-    from sora.curation.deduplicating import Deduplication
+    from sora.curation.steps.deduplicating import Deduplication
 
     said = config.duplicates
     if not said.find:

@@ -26,15 +26,15 @@ import numpy as np
 
 from sora.curation.curating import Curation, CurationSettings
 from sora.curation.cuts.differences import AdaptiveCuts
-from sora.curation.deduplicating import Deduplication
-from sora.curation.engines import ProcessEngine, SerialEngine
-from sora.curation.finding import Cuts, Probe, UnitWork
+from sora.curation.engines.local import ProcessEngine, SerialEngine
+from sora.curation.engines.ray import RayEngine
 from sora.curation.inputs import InputSettings, Unit
 from sora.curation.joining import Shards
-from sora.curation.ray_engine import RayEngine
-from sora.curation.scoring import CheapScoring
 from sora.curation.selecting import SelectionRules
-from sora.curation.transcoding import Transcode
+from sora.curation.steps.deduplicating import Deduplication
+from sora.curation.steps.finding import Cuts, Probe, UnitWork
+from sora.curation.steps.scoring import CheapScoring
+from sora.curation.steps.transcoding import Transcode
 from sora.system.files import file_hash, write_json
 from sora.video.files import write
 from sora.world.world import World

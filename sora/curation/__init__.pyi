@@ -13,10 +13,10 @@ from sora.curation.duplicates.grouping import Duplicates as Duplicates
 from sora.curation.duplicates.grouping import Match as Match
 from sora.curation.duplicates.grouping import find_duplicates as find_duplicates
 from sora.curation.duplicates.signature import Signature as Signature
-from sora.curation.engines import Engine as Engine
-from sora.curation.engines import ProcessEngine as ProcessEngine
-from sora.curation.engines import SerialEngine as SerialEngine
-from sora.curation.ray_engine import RayEngine as RayEngine
+from sora.curation.engines.local import Engine as Engine
+from sora.curation.engines.local import ProcessEngine as ProcessEngine
+from sora.curation.engines.local import SerialEngine as SerialEngine
+from sora.curation.engines.ray import RayEngine as RayEngine
 from sora.curation.scores.cheap import MeasuredSpan as MeasuredSpan
 from sora.curation.scores.cheap import analysis_size as analysis_size
 from sora.curation.scores.cheap import cheap_scores as cheap_scores
@@ -29,6 +29,9 @@ from sora.curation.scores.scorer import Embedder as Embedder
 from sora.curation.scores.scorer import FrameScorer as FrameScorer
 from sora.curation.scores.table import CHEAP_SCORES as CHEAP_SCORES
 from sora.curation.scores.table import CheapScore as CheapScore
+from sora.curation.selecting import Candidate as Candidate
+from sora.curation.selecting import Decider as Decider
+from sora.curation.selecting import Decision as Decision
 from sora.curation.selecting import SelectionRules as SelectionRules
 from sora.curation.spans import CutDetector as CutDetector
 from sora.curation.spans import Part as Part

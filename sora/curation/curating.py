@@ -12,18 +12,18 @@ from typing import Any
 import pyarrow as pa
 
 from sora.curation.deciding import Funnel, Judged, decide, decided
-from sora.curation.deduplicating import Copies, Deduplication, Scored
-from sora.curation.engines import Engine
-from sora.curation.finding import CLIPS, Cuts, ListClips, Probe
+from sora.curation.engines.local import Engine
 from sora.curation.inputs import Inputs, InputSettings, Unhashed, Unit, inputs_of
 from sora.curation.joining import Making, Shards, write_dataset
-from sora.curation.modelling import ModelScoring, texts_of
+from sora.curation.results import CurationStage, Results, hashed
 from sora.curation.running import Step, forget_failed, run_step, tally
-from sora.curation.scoring import CheapScoring
 from sora.curation.selecting import SelectionRules
-from sora.curation.stages import Results, Stage, hashed
 from sora.curation.status import write_stages, write_units
-from sora.curation.transcoding import Transcode
+from sora.curation.steps.deduplicating import Copies, Deduplication, Scored
+from sora.curation.steps.finding import CLIPS, Cuts, ListClips, Probe
+from sora.curation.steps.modelling import ModelScoring, texts_of
+from sora.curation.steps.scoring import CheapScoring
+from sora.curation.steps.transcoding import Transcode
 from sora.curation.writing_sets import WrittenSets, write_sets
 from sora.data.index.units import WHOLE, JobPart
 from sora.ingest.tree import Refused
@@ -122,13 +122,13 @@ class Curation:
         assert inputs is not None, "steps are asked for once the input is known"
         return self._step(stage, one, self.listing, named=one.named(inputs), texts=partial(texts_of, inputs))
 
-    def _step(self, stage: Stage, function: Callable[..., pa.Table], *after: Step, **more: Any) -> Step:
+    def _step(self, stage: CurationStage, function: Callable[..., pa.Table], *after: Step, **more: Any) -> Step:
         return Step(stage, Results(self.work / stage.folder), function, after, **more)
 
     @cached_property
     def select(self) -> Results:
         after = tuple(step.stage for step in self.steps)
-        return Results(self.work / Stage("select", 1, self.settings.selection.described(), after).folder)
+        return Results(self.work / CurationStage("select", 1, self.settings.selection.described(), after).folder)
 
     @cached_property
     def transcode(self) -> Step:

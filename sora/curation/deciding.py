@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sora.curation.deduplicating import Copies, Member
 from sora.curation.inputs import Inputs, SourceFacts, Unit
+from sora.curation.results import Results
 from sora.curation.running import Step
 from sora.curation.selecting import KEPT, Candidate, Decider, SelectionRules
-from sora.curation.stages import Results
+from sora.curation.steps.deduplicating import Copies, Member
 from sora.safety.claims import NO_CLAIMS, OriginClaims
 from sora.system.files import local, whole_file
 

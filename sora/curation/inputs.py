@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sora.curation.stages import hashed
+from sora.curation.results import hashed
 from sora.data.index.index import DATASET, Index
 from sora.data.index.rows import Caption
 from sora.data.index.units import WHOLE, JobPart

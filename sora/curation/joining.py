@@ -9,9 +9,9 @@ from typing import Any
 
 from sora.curation.deciding import decided
 from sora.curation.inputs import Inputs, SourceFacts, Unit
+from sora.curation.results import Results
 from sora.curation.running import Step
-from sora.curation.stages import Results
-from sora.curation.transcoding import Transcode
+from sora.curation.steps.transcoding import Transcode
 from sora.data.index.index import DATASET, ClipFacts, DatasetWriter
 from sora.gate.texts import LIST, read_json
 from sora.ingest.sources import STREAM, Splits

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from sora.curation.finding import UnitWork
 from sora.curation.inputs import Unit
-from sora.curation.stages import Failure, Results, Stage
+from sora.curation.results import Failure, Results
+from sora.curation.steps.finding import UnitWork
 from sora.ingest.tree import Run
 
 
@@ -36,7 +36,7 @@ class Step:
     """A stage with its function and the steps whose results it reads. tables, texts: for a unit, more that the function takes. named: the
     name of a unit's result, where that depends on more than the unit's content. group_rows: the most rows of a row group of a result."""
 
-    stage: Stage
+    stage: CurationStage
     results: Results
     function: Callable[[UnitWork], pa.Table]
     after: tuple[Step, ...] = ()

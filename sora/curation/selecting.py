@@ -6,11 +6,11 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sora.config.words import meant
 from sora.curation.inputs import SourceFacts
 from sora.gate.records import lines_of, read_bytes, text_of
 from sora.safety.claims import OriginClaims
@@ -184,7 +184,9 @@ class Decider:
             asked.append(("select.quota_by", str(self.selection.quota_by)))
         for key, name in asked:
             if name not in names:
-                raise ValueError(f"{key}: no clip has a score {name!r}{meant(name, names)}; there are {', '.join(sorted(names)) or 'none'}")
+                near = get_close_matches(name, names, n=1)
+                told = f", but {near[0]!r}" if near else ""
+                raise ValueError(f"{key}: no clip has a score {name!r}{told}; there are {', '.join(sorted(names)) or 'none'}")
 
     def _group(self, clip: Candidate, by: str) -> Any:
         if by == "source":

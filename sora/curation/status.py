@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sora.curation.inputs import Unit
+from sora.curation.results import Results
 from sora.curation.running import Step
-from sora.curation.stages import Results
 from sora.data.index.units import JobPart
 from sora.gate import parquet
 from sora.gate.forms import Fields, fitting, text, whole
@@ -25,7 +25,7 @@ _SHOWN = 5  # reasons
 FORM = Fields({"version": whole(1, 1), "stages": [text]})
 
 
-class Progress(NamedTuple):
+class StageProgress(NamedTuple):
     """How far a stage is. rate: units a second lately, 0 if it is not known. seconds: the time left at this rate; None if not known.
 
     reasons: units that failed, as people know them, and why, the first few.
@@ -55,7 +55,7 @@ def write_units(work: Path, step: Step, units: Sequence[Unit], part: JobPart) ->
 _TOLD = pa.schema([("name", pa.string()), ("told", pa.string())])
 
 
-def progress(work: Path) -> Iterator[Progress]:
+def progress(work: Path) -> Iterator[StageProgress]:
     """How far each stage of a work folder is, in order. Raises ValueError if it is none."""
     if not (work / PLAN).is_file():
         raise ValueError(f"{work} is no work folder of sora curate, or nothing was begun there: it has no {PLAN}")
@@ -69,7 +69,7 @@ def progress(work: Path) -> Iterator[Progress]:
             yield _progress(work, folder, told)
 
 
-def _progress(work: Path, folder: str, told: dict[str, str]) -> Progress:
+def _progress(work: Path, folder: str, told: dict[str, str]) -> StageProgress:
     results = Results(work / folder)
     settled = {name: how for name, how in results.settled().items() if name in told}
     failed = sorted(name for name, (_, lost) in settled.items() if lost)
@@ -78,4 +78,4 @@ def _progress(work: Path, folder: str, told: dict[str, str]) -> Progress:
     rate = (len(times) - 1) / lasted if lasted > 0 else 0.0
     left = len(told) - len(settled)
     reasons = [(told[name], failure.reason) for name in failed[:_SHOWN] if (failure := results.failure(name)) is not None]
-    return Progress(results.name, len(settled) - len(failed), len(failed), left, rate, left / rate if rate else None, reasons)
+    return StageProgress(results.name, len(settled) - len(failed), len(failed), left, rate, left / rate if rate else None, reasons)

@@ -10,8 +10,8 @@ from typing import Any
 
 from sora.curation.deciding import decided, is_score
 from sora.curation.inputs import Inputs
+from sora.curation.results import Results
 from sora.curation.running import Step
-from sora.curation.stages import Results
 from sora.data.index.index import Index
 from sora.data.index.keyed_sets import SCORE_SETS, SELECTIONS, SetKind
 from sora.data.index.set_writers import ScoreSetWriter, SelectionWriter

@@ -11,10 +11,10 @@ from typing import Any, get_args
 from sora.curation.curating import Curated, Curation
 from sora.curation.deciding import decided
 from sora.curation.scores.table import CHEAP_SCORES
-from sora.curation.scoring import CheapScoring
 from sora.curation.selecting import SelectionRules
 from sora.curation.spans import Fate
-from sora.report.curation import CurationView, ScoreView, Shown, Still
+from sora.curation.steps.scoring import CheapScoring
+from sora.report.curation import CurationView, ScoreView, ShownPart, Still
 
 _BASIC = {"seconds": "Seconds of the clip.", "height": "Rows of pixels.", "width": "Columns of pixels.", "fps": "Frames a second."}
 _KEPT = 64  # units whose stills stay in memory
@@ -22,7 +22,12 @@ _KEPT = 64  # units whose stills stay in memory
 
 def view_of(curation: Curation, done: Curated, *, title: str, notes: Sequence[str], commands: Sequence[str]) -> CurationView:
     """The view of a curation that has decided about its clips."""
-    clips, places, values, losses = list[Shown](), dict[tuple[str, int], int](), dict[str, list[float]](), dict[str, tuple[int, float]]()
+    clips, places, values, losses = (
+        list[ShownPart](),
+        dict[tuple[str, int], int](),
+        dict[str, list[float]](),
+        dict[str, tuple[int, float]](),
+    )
     for _, rows in decided(curation.select, done.decision):
         for row in rows:
             places[row["unit"], row["number"]] = len(clips)
@@ -47,8 +52,8 @@ def view_of(curation: Curation, done: Curated, *, title: str, notes: Sequence[st
     )
 
 
-def _shown(row: Mapping[str, Any]) -> Shown:
-    return Shown(row["source"], row["number"], row["start"], row["rule"], row["reason"], row["rule"] not in get_args(Fate))
+def _shown(row: Mapping[str, Any]) -> ShownPart:
+    return ShownPart(row["source"], row["number"], row["start"], row["rule"], row["reason"], row["rule"] not in get_args(Fate))
 
 
 def _add(values: dict[str, list[float]], scores: Mapping[str, float], place: int) -> None:

@@ -37,7 +37,7 @@ _CUTS = 24  # cuts that are shown
 _LISTED = 200  # videos without a clip
 
 
-class Shown(NamedTuple):
+class ShownPart(NamedTuple):
     """A part of a video as the page shows it. when: seconds into its source. clip: whether it is a clip, so that there are stills of it."""
 
     source: str
@@ -74,7 +74,7 @@ class CurationView:
     videos without a clip, and files that were not examined, and why. commands: what to call next."""
 
     title: str
-    clips: Sequence[Shown]
+    clips: Sequence[ShownPart]
     losses: Mapping[str, tuple[int, float]]
     scores: Sequence[ScoreView]
     groups: Sequence[Sequence[int]]

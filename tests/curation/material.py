@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from sora.curation.curating import Curation, CurationSettings
-from sora.curation.deduplicating import Deduplication
-from sora.curation.engines import ProcessEngine, SerialEngine
-from sora.curation.finding import Cuts
+from sora.curation.engines.local import ProcessEngine, SerialEngine
 from sora.curation.inputs import InputSettings
 from sora.curation.joining import Shards
-from sora.curation.scoring import CheapScoring
 from sora.curation.selecting import SelectionRules
 from sora.curation.spans import Transition
-from sora.curation.transcoding import Transcode
+from sora.curation.steps.deduplicating import Deduplication
+from sora.curation.steps.finding import Cuts
+from sora.curation.steps.scoring import CheapScoring
+from sora.curation.steps.transcoding import Transcode
 from sora.video.files import write
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from sora.curation.deciding import decided
-from sora.curation.deduplicating import Deduplication
+from sora.curation.results import Results
 from sora.curation.selecting import SelectionRules
-from sora.curation.stages import Results
+from sora.curation.steps.deduplicating import Deduplication
 from sora.data.index.index import Index
 from sora.data.index.units import JobPart
 from sora.video.files import probe

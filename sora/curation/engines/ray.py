@@ -53,7 +53,7 @@ class RayEngine:
             raise ValueError(INSTALL) from None
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default, which Ray would advise of
         where = f"engine.address={self.address}" if self.address else "a Ray cluster of this machine"
-        if self.address is not None and not answers(
+        if self.address is not None and not _answers(
             self.address
         ):  # Ray itself would wait for a quarter of an hour, and say so every five seconds
             raise ValueError(f"{where} does not answer; start the head node there (ray start --head --port=6379), or give its HOST:PORT")
@@ -95,7 +95,7 @@ class RayEngine:
             ready, _ = self._ray.wait(tasks, num_returns=1, timeout=_LOOK)
             if ready:
                 return ready
-            unanswered = 0 if answers(self._head()) else unanswered + 1
+            unanswered = 0 if _answers(self._head()) else unanswered + 1
             if unanswered >= _PATIENCE:
                 self._lost = True
                 raise ValueError(
@@ -117,7 +117,7 @@ class RayEngine:
         return str(self._ray.get_runtime_context().gcs_address)
 
 
-def answers(address: str) -> bool:
+def _answers(address: str) -> bool:
     """Whether something takes connections at HOST:PORT."""
     host, _, port = address.rpartition(":")
     if not port.isdecimal():

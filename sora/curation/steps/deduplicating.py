@@ -13,9 +13,9 @@ import pyarrow as pa
 from sora.curation.duplicates.grouping import ClipColumns, find_duplicates
 from sora.curation.duplicates.signature import Signature
 from sora.curation.inputs import Inputs, Unit
+from sora.curation.results import CurationStage, Results, hashed
 from sora.curation.running import Step
-from sora.curation.scoring import SIGNATURE
-from sora.curation.stages import Results, Stage, hashed
+from sora.curation.steps.scoring import SIGNATURE
 
 Member = tuple[str, int]  # the name of a unit, and the number of a clip in it
 _KEPT = 256  # units whose signatures are in memory
@@ -53,8 +53,8 @@ class Deduplication:
         if not 0 < self.overlap <= 1:
             raise ValueError(f"duplicates.overlap={self.overlap} must lie in (0, 1]")
 
-    def stage(self, scores: Stage, guards: Sequence[Inputs]) -> Stage:
-        return Stage("duplicates", 1, {"overlap": self.overlap, "against": [one.identity for one in guards]}, (scores,))
+    def stage(self, scores: CurationStage, guards: Sequence[Inputs]) -> CurationStage:
+        return CurationStage("duplicates", 1, {"overlap": self.overlap, "against": [one.identity for one in guards]}, (scores,))
 
     def __call__(self, scored: Scored, guards: Sequence[Scored], results: Results) -> Copies:
         """Find duplicates, unless that was done."""

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sora.curation.finding import UnitWork
 from sora.curation.inputs import Unit
-from sora.curation.stages import Stage, hashed
+from sora.curation.results import CurationStage, hashed
+from sora.curation.steps.finding import UnitWork
 from sora.gate.sizes import Number
 from sora.ingest.sources import fitted
 from sora.video.decoding.pyav import Shown
@@ -57,8 +57,8 @@ class Transcode:
         if not self.lossless and self.multiple % 2:
             raise ValueError(f"transcode.multiple={self.multiple}: sides of 4:2:0 video are even; use a multiple of 2 or lossless=true")
 
-    def stage(self) -> Stage:
-        return Stage("transcode", 1, {**asdict(self), "reader": PYAV.identity()})
+    def stage(self) -> CurationStage:
+        return CurationStage("transcode", 1, {**asdict(self), "reader": PYAV.identity()})
 
     def units(self, unit: Unit, kept: Sequence[dict[str, Any]]) -> list[tuple[Unit, list[dict[str, Any]]]]:
         """The units of the kept clips of a video: those whose numbers lie in one chunk. kept: rows of its table of clips, in order."""

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from sora.curation.inputs import Unit
+from sora.curation.results import CurationStage
 from sora.curation.spans import CutDetector, Span, Transition, check_lengths, parts_of
-from sora.curation.stages import Stage
 from sora.data.index.index import Index
 from sora.safety.claims import claims_of
 from sora.video.files import LIMITS, PYAV, VideoInfo, probe, settled, stream
@@ -58,8 +58,8 @@ class UnitWork:
 class Probe:
     """The stage `probe`: the facts of a video by its header and its packets, and the claims of its origin that it carries."""
 
-    def stage(self) -> Stage:
-        return Stage("probe", 1, {"reader": PYAV.identity()})
+    def stage(self) -> CurationStage:
+        return CurationStage("probe", 1, {"reader": PYAV.identity()})
 
     def __call__(self, work: UnitWork) -> pa.Table:
         path = Path(work.unit.path)
@@ -84,9 +84,9 @@ class Cuts:
     def _lengths(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("trim_frames", "least_seconds", "most_seconds")}
 
-    def stage(self, probe: Stage) -> Stage:
+    def stage(self, probe: CurationStage) -> CurationStage:
         settings = {"detector": self.detector.identity(), **self._lengths(), "reader": PYAV.identity()}
-        return Stage("cuts", 1, settings, (probe,))
+        return CurationStage("cuts", 1, settings, (probe,))
 
     def __call__(self, work: UnitWork) -> pa.Table:
         path = Path(work.unit.path)
@@ -113,8 +113,8 @@ class Cuts:
 class ListClips:
     """The stage `clips` of a dataset's shard: its rows."""
 
-    def stage(self) -> Stage:
-        return Stage("clips", 1)
+    def stage(self) -> CurationStage:
+        return CurationStage("clips", 1)
 
     def __call__(self, work: UnitWork) -> pa.Table:
         index, unit = Index.open(work.unit.path), work.unit

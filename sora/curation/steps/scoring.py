@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt8
 
-from sora.curation.finding import Footage, UnitWork, footage
+from sora.curation.results import CurationStage
 from sora.curation.scores.cheap import analysis_size, cheap_scores
 from sora.curation.scores.table import CHEAP_SCORES
 from sora.curation.spans import Span
-from sora.curation.stages import Stage
+from sora.curation.steps.finding import Footage, UnitWork, footage
 from sora.video.files import LIMITS, PYAV, Shown, settled, stream
 
 STILLS = ("first", "middle", "last")  # frames of a clip that are kept as small pictures
@@ -39,10 +39,10 @@ SCORED = pa.schema(
 class CheapScoring:
     """The stage `scores`."""
 
-    def stage(self, listing: Stage) -> Stage:
+    def stage(self, listing: CurationStage) -> CurationStage:
         import cv2
 
-        return Stage("scores", 1, {"reader": PYAV.identity(), "opencv": cv2.__version__}, (listing,))
+        return CurationStage("scores", 1, {"reader": PYAV.identity(), "opencv": cv2.__version__}, (listing,))
 
     def __call__(self, work: UnitWork) -> pa.Table:
         rows = [row for part in footage(work) for row in _scored(part)]

@@ -33,14 +33,14 @@ _HASH = 16  # hexadecimal digits of a stage's hash in its folder's name
 
 
 @dataclass(frozen=True)
-class Stage:
+class CurationStage:
     """A step of the work. settings: JSON-able, everything that its results depend on besides its input. version: counts up when the same
     settings give other results. after: the stages whose results it reads."""
 
     name: str
     version: int
     settings: Mapping[str, Any] = field(default_factory=dict)
-    after: tuple[Stage, ...] = ()
+    after: tuple[CurationStage, ...] = ()
 
     @property
     def hash(self) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sora.curation.finding import Footage, UnitWork, footage
 from sora.curation.inputs import Inputs, SourceFacts, Unit
+from sora.curation.results import CurationStage, hashed
 from sora.curation.running import own_name
 from sora.curation.scores.scorer import FrameScorer
 from sora.curation.spans import Span
-from sora.curation.stages import Stage, hashed
+from sora.curation.steps.finding import Footage, UnitWork, footage
 from sora.data.index.index import Index
 from sora.video.files import LIMITS, PYAV, settled, stream
 
@@ -28,8 +28,8 @@ class ModelScoring:
     name: str
     scorer: FrameScorer
 
-    def stage(self, listing: Stage) -> Stage:
-        return Stage(f"score_{self.name}", 1, {"scorer": self.scorer.identity(), "reader": PYAV.identity()}, (listing,))
+    def stage(self, listing: CurationStage) -> CurationStage:
+        return CurationStage(f"score_{self.name}", 1, {"scorer": self.scorer.identity(), "reader": PYAV.identity()}, (listing,))
 
     def named(self, inputs: Inputs) -> Callable[[Unit], str]:
         """The name of a unit's result: it covers the captions, where the scorer needs them."""
