@@ -125,8 +125,9 @@ class _Clip:
     def _hash(self) -> None:
         bars = self._still.bars()
         for pixels, height in self._waiting:
-            # The pictures may have been halved; a row that is half a bar goes with it.
+            # The pictures may have been halved; a row that is half a bar goes with it, unless nothing stays.
             within = Margins(*(-(-side * pixels.shape[0] // height) for side in bars)).inside(pixels)
+            within = within if within.size else pixels
             self._aspect = within.shape[1] / within.shape[0]
             hashes, picture = hashed(within)
             self._hashes.append(hashes)
