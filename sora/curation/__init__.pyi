@@ -5,6 +5,7 @@ from sora.curation.duplicates.grouping import find_duplicates as find_duplicates
 from sora.curation.duplicates.signature import Signature as Signature
 from sora.curation.scores.cheap import MeasuredSpan as MeasuredSpan
 from sora.curation.scores.cheap import analysis_size as analysis_size
+from sora.curation.scores.cheap import cheap_identity as cheap_identity
 from sora.curation.scores.cheap import cheap_scores as cheap_scores
 from sora.curation.scores.networks import ClipScorer as ClipScorer
 from sora.curation.scores.networks import Lite0Scorer as Lite0Scorer
