@@ -19,6 +19,7 @@ from sora.curation.engines.local import SerialEngine as SerialEngine
 from sora.curation.engines.ray import RayEngine as RayEngine
 from sora.curation.scores.cheap import MeasuredSpan as MeasuredSpan
 from sora.curation.scores.cheap import analysis_size as analysis_size
+from sora.curation.scores.cheap import cheap_identity as cheap_identity
 from sora.curation.scores.cheap import cheap_scores as cheap_scores
 from sora.curation.scores.networks import ClipScorer as ClipScorer
 from sora.curation.scores.networks import Lite0Scorer as Lite0Scorer

@@ -33,8 +33,10 @@ def close_pairs(hashes: UInt64[ndarray, "n v"], clips: Int[ndarray, " n"], mirro
     """
     table = _Hashes.of(hashes, clips, mirror)
     pairs, hits = np.empty(0, np.int64), np.empty(0, np.int64)
+    numbers = np.empty_like(table.values)
     for rotation in ROTATIONS:
-        found = [(pairs, hits), *_close(table, _sorted(table, rotation), guards)]
+        _sort(table, rotation, numbers)
+        found = [(pairs, hits), *_close(table, numbers, guards)]
         pairs, hits = _counted(*(np.concatenate(column) for column in zip(*found, strict=True)))
     ones, rest = np.divmod(pairs[hits >= HITS], _WIDTH)
     return np.stack([ones, rest >> 1, rest & 1], axis=1)
@@ -56,18 +58,19 @@ class _Hashes(NamedTuple):
         return cls(values.ravel(), np.asarray(clips, np.int32), values.shape[1], hashes.shape[1])
 
 
-def _sorted(table: _Hashes, rotation: int) -> UInt64[ndarray, " n"]:
-    """The hashes rotated to the left, sorted by as many of their first bits as leave room for the hash's number in the last ones.
+def _sort(table: _Hashes, rotation: int, numbers: UInt64[ndarray, " n"]) -> None:
+    """Write the hashes, rotated to the left, to `numbers`, sorted by as many of their first bits as leave room for the hash's number in
+    the last ones.
 
     Sorting such numbers is several times as fast as sorting their places, and reads memory in order.
     """
-    values, width = table.values, _bits_of(table)
-    numbers = (values << np.uint64(rotation)) | (values >> np.uint64(64 - rotation)) if rotation else values.copy()
-    numbers >>= width
-    numbers <<= width
-    numbers |= np.arange(len(values), dtype=np.uint64)
+    width = _bits_of(table)
+    for start in range(0, len(numbers), _PART):
+        values = table.values[start : start + _PART]
+        turned = (values << np.uint64(rotation)) | (values >> np.uint64(64 - rotation)) if rotation else values
+        places = np.arange(start, start + len(values), dtype=np.uint64)
+        np.bitwise_or((turned >> width) << width, places, out=numbers[start : start + _PART])
     numbers.sort()
-    return numbers
 
 
 def _close(table: _Hashes, numbers: UInt64[ndarray, " n"], guards: int) -> Iterator[tuple[Int[ndarray, " m"], Int[ndarray, " m"]]]:

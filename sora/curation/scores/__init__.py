@@ -1,0 +1,1 @@
+"""Scores of clips: cheap ones, all in one pass over the frames of a video, and those of models."""

@@ -29,12 +29,20 @@ READ_EVERY = 2  # of the pictures; text does not change fast
 WAITING = 16  # pictures that wait until more frames have told where the bars are
 
 
+VERSION = 1  # raised with every change of a score or of the signature
+
+
 class MeasuredSpan(NamedTuple):
     """The cheap scores (see `CHEAP_SCORES`) and the signature of the clip of a span."""
 
     span: Span
     scores: dict[str, float]
     signature: Signature
+
+
+def cheap_identity() -> str:
+    """A text for everything that the scores and signatures depend on besides the frames."""
+    return f"cheap scores {VERSION} opencv {cv2.__version__}"
 
 
 def analysis_size(height: int, width: int) -> tuple[int, int]:
@@ -125,8 +133,9 @@ class _Clip:
     def _hash(self) -> None:
         bars = self._still.bars()
         for pixels, height in self._waiting:
-            # The pictures may have been halved; a row that is half a bar goes with it.
+            # The pictures may have been halved; a row that is half a bar goes with it, unless nothing stays.
             within = Margins(*(-(-side * pixels.shape[0] // height) for side in bars)).inside(pixels)
+            within = within if within.size else pixels
             self._aspect = within.shape[1] / within.shape[0]
             hashes, picture = hashed(within)
             self._hashes.append(hashes)

@@ -127,13 +127,14 @@ def test_a_small_object_elsewhere_is_another_clip() -> None:
     assert found({"a": clip(80), "b": clip(81)}).groups == [["a", "b"]]
 
 
+@pytest.mark.slow
 def test_no_order_of_the_input_matters() -> None:
     signatures = {kind: signature(*made) for kind, made in copies().items()} | {f"z{seed}": signature(scene(seed)) for seed in range(4)}
     guard = {"guard": signature(scene(1)[:, :, ::-1])}
     expected = find_duplicates(clips(signatures), against=clips(guard))
     assert expected.groups == [sorted(["z0", *copies()])]
     assert expected.guarded == {"z1": "guard"}
-    for seed in range(3):
+    for seed in range(2):
         keys = np.random.default_rng(seed).permutation([*signatures]).tolist()
         assert find_duplicates(clips({key: signatures[key] for key in keys}), against=clips(guard)) == expected
 
@@ -211,7 +212,7 @@ def test_close_hashes_are_found_among_random_ones_and_few_others_are() -> None:
 @pytest.mark.slow
 def test_clips_of_the_world_with_different_facts_stay_apart() -> None:
     world, signatures, facts = World(), dict[str, Signature](), dict[str, object]()
-    for index in range(200):
+    for index in range(120):
         clip = world.clip(index)
         frames = [Shown(frame, number / clip.fps, True) for number, frame in enumerate(clip.frames)]
         signatures[clip.key] = next(cheap_scores(frames, [Span(0, len(frames))], fps=clip.fps)).signature

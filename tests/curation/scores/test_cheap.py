@@ -267,6 +267,17 @@ def test_scores_are_the_same_in_a_confined_child() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 20), (3, 90), (16, 16), (145, 31), (144, 2000), (200, 144)])
+def test_frames_of_any_size_are_scored(height: int, width: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (14, height, width, 3), np.uint8)
+    thin = np.zeros_like(noise)
+    thin[:, height // 2] = 255
+    for frames in (noise, thin, thin.swapaxes(1, 2)):
+        found = next(cheap_scores(shown(frames), [Span(0, 14)], fps=24))
+        assert all(np.isfinite(value) and 0 <= value <= CHEAP_SCORES[name].high for name, value in found.scores.items())
+        assert len(found.signature.pictures) == 2
+
+
 @pytest.mark.slow
 def test_memory_grows_with_signatures_only() -> None:
     picture = texture(48, 64)
@@ -281,7 +292,7 @@ def test_memory_grows_with_signatures_only() -> None:
         tracemalloc.stop()
         return highest
 
-    peak(1200, 50)  # fills Python's lists of free objects
-    pictures = (2400 - 600) / 24 * 2
-    assert peak(2400, 1) < peak(600, 1) + 1000 * pictures  # of which 408 are the signature and the rest Python's objects
-    assert peak(2400, 100) < peak(1200, 50) + 80_000  # the scores and signatures of 50 clips of a second would take more
+    peak(600, 25)  # fills Python's lists of free objects
+    pictures = (1200 - 300) / 24 * 2
+    assert peak(1200, 1) < peak(300, 1) + 1000 * pictures  # of which 408 are the signature and the rest Python's objects
+    assert peak(1200, 50) < peak(600, 25) + 40_000  # the scores and signatures of 25 clips of a second would take more
