@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from sora.curation.inputs import Unit
-from sora.curation.results import Failure, Results
+from sora.curation.results import CurationStage, Failure, Results
 from sora.curation.steps.finding import UnitWork
 from sora.ingest.tree import Run
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from jaxtyping import UInt8
 
 from sora.curation.results import CurationStage
-from sora.curation.scores.cheap import analysis_size, cheap_scores
+from sora.curation.scores.cheap import analysis_size, cheap_identity, cheap_scores
 from sora.curation.scores.table import CHEAP_SCORES
 from sora.curation.spans import Span
 from sora.curation.steps.finding import Footage, UnitWork, footage
@@ -40,9 +40,7 @@ class CheapScoring:
     """The stage `scores`."""
 
     def stage(self, listing: CurationStage) -> CurationStage:
-        import cv2
-
-        return CurationStage("scores", 1, {"reader": PYAV.identity(), "opencv": cv2.__version__}, (listing,))
+        return CurationStage("scores", 1, {"reader": PYAV.identity(), "scores": cheap_identity()}, (listing,))
 
     def __call__(self, work: UnitWork) -> pa.Table:
         rows = [row for part in footage(work) for row in _scored(part)]
