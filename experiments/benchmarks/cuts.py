@@ -88,7 +88,9 @@ def ways() -> dict[str, Detect]:
 
 
 def measured(films: int = FILMS, *, seed: int = SEED) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """The figures, flat, and a row for each detector."""
+    """The figures, flat, and a row for each detector. Sets torch and OpenCV to one thread."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     every = ways()
     tallies, seconds = {name: Tally() for name in every}, {name: [] for name in every}
     frames_in_all = 0
@@ -155,8 +157,6 @@ def main() -> None:
     films = int(given.pop("films", FILMS))
     if given:
         raise SystemExit(f"{', '.join(given)}: only films= can be said")
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     figures, rows = measured(films)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
     if films == FILMS:

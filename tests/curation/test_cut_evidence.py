@@ -27,10 +27,10 @@ def small(frames):
     return np.stack(list(frames)).astype(np.float32)
 
 
-def crossing(frames, *, width=10):
-    """The frames with a bright bar that crosses them from left to right, about two pixels a frame."""
+def crossing(frames, *, width=10, length=60):
+    """The frames with a bright bar that crosses them from left to right, within `length` frames from the twentieth on."""
     for place, frame in enumerate(frames):
-        left = int(place * (SIZE[1] + width) / len(frames)) - width
+        left = int((place - 20) * (SIZE[1] + width) / length) - width
         frame[:, max(0, left) : max(0, left + width)] = 235
     return frames
 
@@ -75,7 +75,7 @@ def test_a_slow_change_of_the_whole_picture_is_marked(kind, length):
 
 def test_what_only_moves_and_known_cuts_are_not_marked():
     slow = part("slow")
-    assert not slow.marked(small(crossing(shot(0, 60, SIZE))), []).any()
+    assert not slow.marked(small(crossing(shot(0, 100, SIZE))), []).any()
     noise = np.random.default_rng(0).integers(0, 256, (60, *SIZE, 3)).astype(np.float32)
     assert not slow.marked(noise, []).any()
     cut = small(joined_shots(["hard"], size=SIZE).frames())
@@ -95,7 +95,8 @@ def test_a_wipe_is_found_where_its_edge_is_in_the_middle(direction, length, soft
 def test_other_transitions_and_things_that_cross_are_no_wipes(kind):
     frames = list(joined_shots([kind], size=SIZE).frames())
     assert not [wipe for wipe in part("wipes").wipes(small(frames)) if kind != "hard" or abs(wipe.middle - 40) > 3 + wipe.span // 2]
-    assert not part("wipes").wipes(small(crossing(shot(5, 60, SIZE))))
+    for width in (6, 24):
+        assert not part("wipes").wipes(small(crossing(shot(5, 90, SIZE), width=width, length=30)))
 
 
 @pytest.mark.parametrize("frames", [6, 9, 14])
