@@ -89,7 +89,6 @@ def settings(config: Any) -> CurationSettings:
     from sora.curation.joining import Shards
     from sora.curation.steps.finding import Cuts
     from sora.curation.steps.scoring import CheapScoring
-    from sora.curation.steps.transcoding import Transcode
     from sora.ingest.clip_texts import CaptionWords
 
     said: Any = OmegaConf.to_container(config.captions)
@@ -107,7 +106,7 @@ def settings(config: Any) -> CurationSettings:
         scoring=[*([CheapScoring()] if config.cheap else []), *scorers(config.scorers)],
         duplicates=duplicates(config),
         selection=build(config.select),
-        transcode=Transcode(**config.transcode),
+        transcode=build(config.transcode),
         shards=Shards(held_out=config.held_out, shard_mb=config.shard_mb, licence=config.licence),
         dataset=config.dataset,
     )

@@ -100,9 +100,9 @@ def quiet(what: str, total: int) -> Any:
     yield lambda done: None
 
 
-def curation(place: Path, work: Path, engine: Any, *, moody: bool = False) -> Curation:
+def curation(place: Path, work: Path, engine: Any, *, moody: bool = False, **changed: Any) -> Curation:
     work.mkdir(parents=True, exist_ok=True)
-    return Curation(place, work, settings(moody=moody), engine=engine, counting=quiet)
+    return Curation(place, work, settings(moody=moody, **changed), engine=engine, counting=quiet)
 
 
 def draw(folder: Path, first: int, last: int) -> None:
@@ -253,7 +253,74 @@ def beside_a_script(folder: Path) -> dict[str, float]:
     return {"vs_plain_script": statistics.median(a / b for a, b in zip(taken["script"], taken["curate"], strict=True))}
 
 
-PARTS: dict[str, Callable[[Path], dict[str, float]]] = {"with_bad": with_bad, "overheads": overheads, "script": beside_a_script}
+def memory(folder: Path) -> dict[str, float]:
+    """How much more memory deciding and joining take at their peak for 4,000 clips than for 1,000, in MB: the work of units is replaced by
+    rows that were made up, so that it is this process alone that is measured. duplicates.py measures the search for duplicates."""
+    peaks = {}
+    for count in (1000, 4000):
+        script = f"from curate import made_up; made_up({str(folder / str(count))!r}, {count})"
+        told = subprocess.run([sys.executable, "-c", script], cwd=HERE, capture_output=True, text=True, check=True).stdout
+        peaks[count] = float(told.split()[-1])
+    return {"memory_mb_1000_clips": peaks[1000], "memory_mb_4000_clips": peaks[4000], "memory_growth": peaks[4000] / peaks[1000]}
+
+
+def made_up(folder: str, count: int) -> None:
+    """Decide about and join clips of made-up videos, and print the peak of memory in MB."""
+    import resource
+
+    place, work = Path(folder) / "videos", Path(folder) / "work"
+    place.mkdir(parents=True)
+    one = World(seed=1, sizes=((32, 32),), seconds=(2.0,), rates=(8.0,), stride_time=1, image_share=0.0)
+    for index in range(40):
+        write(place / f"{index:02d}.mp4", one.clip(index).frames, 8.0, lossless=False)
+    curation(place, work, ProcessEngine(workers=2, seconds=60.0, memory_gb=4.0)).run(until="scores")
+    files = sorted(place.glob("*.mp4"))
+    for number in range(count):  # other bytes, so another unit, with the results of a video that was worked on
+        path = files[number % 40]
+        again = place / f"x{number:05d}.mp4"
+        again.write_bytes(path.read_bytes() + b"\0\0\0\x0cfree" + number.to_bytes(4, "big"))
+        for result in work.glob(f"*/{file_hash(path)}.parquet"):
+            shutil.copy(result, result.with_name(f"{file_hash(again)}.parquet"))
+    curation(place, work, ProcessEngine(workers=2, seconds=60.0, memory_gb=4.0), duplicates=None).run()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def of_cuts(folder: Path) -> dict[str, float]:
+    """F1 of shot changes in composed films, which cuts.py tells by detector."""
+    del folder
+    subprocess.run([sys.executable, str(HERE / "cuts.py")], check=True)
+    wanted = ("cuts_hard_f1", "cuts_gradual_f1", "both_cpu_vs_transnet", "both_all_f1", "transnetv2_all_f1")
+    told = json.loads((HERE / "cuts.json").read_text())["figures"]
+    return {name: told[name] for name in wanted} | {
+        name: told[name] for name in told if name.startswith("scenedetect") and "best" not in name
+    }
+
+
+def of_duplicates(folder: Path) -> dict[str, float]:
+    """Recall by kind of copy, false merges and growth, which duplicates.py measures."""
+    del folder
+    from duplicates import figures  # beside this file
+
+    return figures()
+
+
+def of_scores(folder: Path) -> dict[str, float]:
+    """Time of decoding with all cheap scores over that of decoding alone, which scores.py measures."""
+    del folder
+    from scores import figures  # beside this file
+
+    return figures()
+
+
+PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
+    "cuts": of_cuts,
+    "scores": of_scores,
+    "duplicates": of_duplicates,
+    "with_bad": with_bad,
+    "overheads": overheads,
+    "script": beside_a_script,
+    "memory": memory,
+}
 
 
 def main() -> None:
@@ -261,7 +328,7 @@ def main() -> None:
     path = HERE / "curate.json"
     figures: dict[str, float] = json.loads(path.read_text())["figures"] if only and path.is_file() else {}
     for name, part in PARTS.items():
-        if only in (None, name, "machine"):
+        if only in (None, name):
             with tempfile.TemporaryDirectory() as folder:
                 found = part(Path(folder))
             figures |= found

@@ -95,6 +95,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "curation.scores.networks",
         "curation.scores.onnx",
         "curation.selecting",
+        "curation.steps.transcoding",
         "curation.spans",
     ),
     "metrics": (

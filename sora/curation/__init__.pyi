@@ -40,3 +40,4 @@ from sora.curation.spans import Span as Span
 from sora.curation.spans import Transition as Transition
 from sora.curation.spans import check_lengths as check_lengths
 from sora.curation.spans import parts_of as parts_of
+from sora.curation.steps.transcoding import Transcode as Transcode
