@@ -16,9 +16,16 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
 
-def block() -> list[str]:
-    """The commands of the README's first block for own videos."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("### Train on your own videos", 1)[1]
+PLACES = {
+    "prepare": ("README.md", "### Train on your own videos"),
+    "curate": ("docs/curation.md", "## From a folder of phone videos to a training run"),
+}
+
+
+def block(first: str) -> list[str]:
+    """The commands of the block for own videos that begins with `sora prepare` or `sora curate`."""
+    page, title = PLACES[first]
+    section = (ROOT / page).read_text(encoding="utf-8").split(title, 1)[1]
     lines = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
     assert lines is not None
     return [line for line in lines[1].splitlines() if line.strip()]
@@ -54,13 +61,14 @@ def shortened(folder: Path, steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "steps",
+    ("first", "steps"),
     [
-        pytest.param(24, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
-        pytest.param(None, marks=[pytest.mark.long, pytest.mark.timeout(900)], id="whole"),  # two minutes of a processor
+        pytest.param("prepare", 24, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+        pytest.param("curate", 24, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+        pytest.param("prepare", None, marks=[pytest.mark.long, pytest.mark.timeout(900)], id="whole"),  # two minutes of a processor
     ],
 )
-def test_the_readmes_way_for_own_videos_leads_from_a_folder_to_samples(tmp_path, steps):
+def test_the_way_for_own_videos_leads_from_a_folder_to_samples_as_it_stands(tmp_path, first, steps):
     """The block word for word; its trainings take the experiments' own steps in `make test-long` alone."""
     (tmp_path / "videos" / "2026_11_29 ü").mkdir(parents=True)
     for number, (name, colour) in enumerate({"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220)}.items()):
@@ -71,8 +79,8 @@ def test_the_readmes_way_for_own_videos_leads_from_a_folder_to_samples(tmp_path,
         shortened(tmp_path / "bin", steps)
     paths = [str(tmp_path / "bin"), str(BIN), os.environ["PATH"]]
     environment = {**os.environ, "PATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    commands = block()
-    assert [shlex.split(line, comments=True)[1] for line in commands] == ["prepare", "train", "encode", "train", "sample"]
+    commands = block(first)
+    assert [shlex.split(line, comments=True)[1] for line in commands] == [first, "train", "encode", "train", "sample"]
     for line, following in zip(commands, [*commands[1:], None], strict=True):
         ran = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800, check=False)
         assert ran.returncode == 0, f"{line}\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}"
