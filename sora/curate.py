@@ -31,6 +31,7 @@ EXAMPLES = (
 )
 ACTIONS = ("status",)
 PAGE, SHOWN = "curation.html", 3
+CAPTIONS = 20_000  # that are measured for the page
 NUMBERS = {
     "shard_mb": Number(1),
     **dict.fromkeys(("spans.least_seconds", "spans.most_seconds"), Number(0, above=True)),
@@ -73,7 +74,7 @@ def main(composed: Composed) -> None:
     finally:
         engine.close()
     if done.funnel is not None:
-        page(curation, done, work)
+        page(curation, done, work, config.text)
     tell(done, work, JobPart.of(config.part))
 
 
@@ -186,8 +187,8 @@ def tell(done: Curated, work: Path, part: Any) -> None:
         print(f"next: {after_prepare(done.dataset, Index.open(done.dataset))}")
 
 
-def page(curation: Curation, done: Curated, work: Path) -> None:
-    """Write the page, and the lists of all that gave no clip."""
+def page(curation: Curation, done: Curated, work: Path, text: Any) -> None:
+    """Write the page, and the lists of all that gave no clip. text: the text encoder whose limit captions are compared with."""
     from sora.config.command_line.following import after_prepare
     from sora.data.index.index import Index
     from sora.report.curated import view_of
@@ -196,8 +197,29 @@ def page(curation: Curation, done: Curated, work: Path) -> None:
 
     commands = [] if done.dataset is None else [after_prepare(done.dataset, Index.open(done.dataset))]
     write_json(work / "report.json", done.report())
-    view = view_of(curation, done, title=f"Curation of {called(curation.place)}", notes=done.inputs.told, commands=commands)
+    notes = [*done.inputs.told, *cut_captions(text, done)]
+    view = view_of(curation, done, title=f"Curation of {called(curation.place)}", notes=notes, commands=commands)
     write_page(work / PAGE, view)
+
+
+def cut_captions(text: Any, done: Curated) -> list[str]:
+    """Lines on the captions that a text encoder would cut, or that nobody can know it here."""
+    from itertools import islice
+
+    from sora.config.build import build
+    from sora.data.index.index import Index
+    from sora.text.limits import cuts
+
+    said = [one.text for facts in done.inputs.facts.values() for one in facts.captions]
+    if done.inputs.dataset is not None:
+        index = Index.open(done.inputs.dataset)
+        said = [one.text for row in islice(range(len(index)), CAPTIONS) for one in index.captions(row)]
+    if not said:
+        return []
+    try:
+        return [cut.line() for cut in cuts(build(text).limits(), said[:CAPTIONS])]
+    except (ValueError, OSError, ImportError) as error:
+        return [f"how many captions the text encoder cuts is not known here: {str(error).splitlines()[0]}"]
 
 
 def show(work: Path) -> None:
