@@ -146,6 +146,9 @@ class Curation:
                 whole = self._inputs(WHOLE, unread=False)
             except Unhashed as error:
                 return Curated(mine, waiting=str(error))
+            self._known = whole
+            for name in ("scoring", "steps"):  # the names of results that cover captions follow from the input
+                self.__dict__.pop(name, None)
             for step in self.steps if until is None else ():
                 if left := tally(step, whole.units).left:
                     return Curated(mine, waiting=f"{left} of {len(whole.units)} units of {step.stage.name}")

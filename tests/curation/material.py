@@ -35,6 +35,24 @@ class Jumps:
         return [Transition(place, place) for place in range(1, len(means)) if abs(means[place] - means[place - 1]) > 25]
 
 
+class Letters:
+    """A scorer of captions: how many letters they have."""
+
+    names, needs_text = ("letters",), True
+
+    def identity(self) -> str:
+        return "letters 1"
+
+    def frames(self, count: int) -> list[int]:
+        return [0]
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
+    def __call__(self, frames: Any, *, text: str | None) -> dict[str, float]:
+        return {"letters": float(len(text or ""))}
+
+
 def shot(seed: int, frames: int, *, level: int, height: int = 36, width: int = 64) -> np.ndarray:
     """A textured picture of mean brightness `level` that moves to the right."""
     random = np.random.default_rng(seed)

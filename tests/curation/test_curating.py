@@ -12,6 +12,7 @@ from sora.curation.deciding import decided
 from sora.curation.results import Results
 from sora.curation.selecting import SelectionRules
 from sora.curation.steps.deduplicating import Deduplication
+from sora.curation.steps.modelling import ModelScoring
 from sora.data.index.index import Index
 from sora.data.index.units import JobPart
 from sora.video.files import probe
@@ -214,6 +215,23 @@ def test_a_dataset_gets_scores_and_a_selection_and_keeps_its_shards(whole, tmp_p
     assert {name: (folder / name).read_bytes() for name in before} == before
     again = curation(folder, tmp_path / "work", selection=SelectionRules(rules={"luma": (limit, None)})).run()
     assert again.sets == done.sets
+
+
+def test_a_score_of_captions_follows_them_and_parts_agree(videos, tmp_path):
+    place = shutil.copytree(videos, tmp_path / "videos")
+    scoring = (material.CheapScoring(), ModelScoring("letters", material.Letters()))
+    whole = curation(place, tmp_path / "whole", scoring=scoring).run()
+    for number in (1, 0):
+        curation(place, tmp_path / "parts", scoring=scoring, part=JobPart(number, 2)).run()
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    index = Index.open(whole.dataset)
+    assert {index.row(row).scores["letters"] for row in range(len(index))} == {float(len("a texture that moves, number 0"))}
+    (place / "clip 0 ü.txt").write_text("short")
+    one = curation(place, tmp_path / "whole", scoring=scoring)
+    before = set((tmp_path / "whole").glob("score*/*.parquet"))
+    rows = [row for row in rows_of(one, one.run()) if not row["rule"]]
+    assert {row["scores"]["letters"] for row in rows if row["source"] == "clip 0 ü.mp4"} == {5.0}
+    assert len(set((tmp_path / "whole").glob("score*/*.parquet")) - before) == 1
 
 
 @pytest.mark.long
