@@ -181,7 +181,7 @@ def bare(places: list[Path], work: Path) -> None:
 
 def overheads(folder: Path) -> dict[str, float]:
     """Time over that of the bare loop over units, for one process of each engine, interleaved; starts are not counted."""
-    place = videos(folder / "some", 12)
+    place = videos(folder / "some", 40)  # many enough that starts, which are a tenth of a second for each stage, do not count
     paths = sorted(place.glob("*.mp4"))
     ray, taken = RayEngine(address=None, **LIMITS | {"seconds": 60.0}), dict[str, list[float]]()
     start = time.perf_counter()

@@ -5,7 +5,8 @@
 
 A unit is named by a hash of its content, so a result depends on the names of its folder and file alone, and is never stale. It is written
 beside its name and renamed, so it is whole or not there, and several jobs may write into one folder without a lock: they would write the
-same bytes.
+same bytes. It is not synced, which would take longer than many a stage; what a power failure has torn is empty, and counts as not there, or
+does not fit its checksums when it is read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,31 +82,39 @@ class Results:
 
     def has(self, unit: str) -> bool:
         """Whether a unit has a result or a failure."""
-        return self.path(unit).is_file() or self.failed(unit).is_file()
+        return _is_there(self.path(unit)) or _is_there(self.failed(unit))
 
     def failure(self, unit: str) -> Failure | None:
         """Why a unit has no result; None if it has one, or has not been tried. Raises ValueError if the file with the reason is damaged."""
         path = self.failed(unit)
-        if self.path(unit).is_file() or not path.is_file():
+        if _is_there(self.path(unit)) or not _is_there(path):
             return None
         said = fitting(read_json(path, limit=CARD), _FAILURE, str(path), "remove it to try the unit again")
         return Failure(said["reason"], said["died"])
 
     def read(self, unit: str, *, only: Callable[[str], bool] = lambda name: True) -> pa.Table:
         """The result of a unit, those columns whose names are wanted. Raises ValueError if there is none or the file is damaged."""
-        with parquet.opened(self.path(unit)) as file:
+        with self._opened(unit) as file:
             return parquet.taken(file, self.path(unit), [name for name in file.schema_arrow.names if only(name)])
 
     def groups(self, unit: str) -> Iterator[pa.Table]:
         """The result of a unit, one row group after another, for results that are too large to be read at once."""
-        with parquet.opened(self.path(unit)) as file:
+        with self._opened(unit) as file:
             for group in range(file.metadata.num_row_groups):
                 yield parquet.taken(file, self.path(unit), group=group)
 
+    @contextmanager
+    def _opened(self, unit: str) -> Iterator[pq.ParquetFile]:
+        try:
+            with parquet.opened(self.path(unit)) as file:
+                yield file
+        except ValueError as error:
+            raise ValueError(f"{error}; remove it, and the same command makes it again") from None
+
     def write(self, unit: str, table: pa.Table, *, group_rows: int = 4096) -> None:
         """Save the result of a unit. group_rows: the most rows of a row group."""
-        with whole_file(self.path(unit)) as staging:
-            pq.write_table(table, local(staging), compression="zstd", row_group_size=group_rows)
+        with whole_file(self.path(unit), lasting=False) as staging:
+            pq.write_table(table, local(staging), compression="zstd", row_group_size=group_rows, write_page_checksum=True)
 
     def fail(self, unit: str, failure: Failure) -> None:
         """Save that a unit has no result, and why."""
@@ -123,9 +134,18 @@ class Results:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
                     for suffix in (SUFFIX, FAILED):
-                        if entry.name.endswith(suffix) and not entry.name.startswith(STAGING):
-                            found[entry.name.removesuffix(suffix)] = (entry.stat().st_mtime, suffix == FAILED)
+                        if entry.name.endswith(suffix) and not entry.name.startswith(STAGING) and (about := entry.stat()).st_size:
+                            found[entry.name.removesuffix(suffix)] = (about.st_mtime, suffix == FAILED)
         return found
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is there and not empty."""
+    try:
+        about = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(about.st_mode) and about.st_size > 0
 
 
 def hashed(*parts: Any) -> str:

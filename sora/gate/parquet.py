@@ -50,7 +50,7 @@ def opened(path: Path | str, *, within: Path | str | None = None, about: Any = N
         if footer > FOOTER:
             raise ValueError(f"{path} has a footer of {footer:,} bytes, and {FOOTER:,} are the most")
         try:
-            with pq.ParquetFile(pa.OSFile(os.path.abspath(path)), metadata=about) as found:
+            with pq.ParquetFile(pa.OSFile(os.path.abspath(path)), metadata=about, page_checksum_verification=True) as found:
                 said = found.metadata
                 if said.num_row_groups * said.num_columns > CHUNKS or said.num_columns > COLUMNS:
                     raise ValueError(f"its groups times its columns are {said.num_row_groups:,} x {said.num_columns:,}, too many")
@@ -70,11 +70,12 @@ def read(path: Path | str, columns: Sequence[str] | None = None, *, group: int |
 
 def taken(file: pq.ParquetFile, path: Path | str, columns: Sequence[str] | None = None, *, group: int | None = None) -> pa.Table:
     """`read` for an open file."""
-    there = file.schema_arrow.names if columns is None else [name for name in columns if name in file.schema_arrow.names]
+    names = file.schema_arrow.names
+    there = names if columns is None else [name for name in columns if name in names]
     groups = range(file.metadata.num_row_groups) if group is None else [group]
     with refuse_large(file, path, there, groups):
         if group is None:
-            return file.read(columns=there)
+            return file.read(columns=there, use_threads=file.metadata.num_rows > BATCH)
         return file.read_row_group(group, columns=there, use_threads=False)
 
 
@@ -103,14 +104,16 @@ def refuse_large(file: pq.ParquetFile, path: Path | str, columns: Sequence[str],
 def _most(about: Any, path: Path | str, columns: Sequence[str], groups: Sequence[int], *, at_once: bool = True) -> int:
     """An upper bound of the bytes that columns of row groups take; every value counts as the dictionary's longest text. Raises ValueError
     if they certainly take too many, unless they are not read `at_once`."""
-    wanted = [place for place in range(about.num_columns) if about.schema.column(place).path.partition(".")[0] in set(columns)]
+    names, schema = set(columns), about.schema
+    columns_there = [(place, schema.column(place)) for place in range(about.num_columns)]
+    wanted = [(place, column) for place, column in columns_there if column.path.partition(".")[0] in names]
     total = plain = 0
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for group in groups:
-            rows = about.row_group(group).num_rows
-            for place in wanted:
-                unpacked, values, dictionary = _pages(content, about.row_group(group).column(place))
-                column = about.schema.column(place)
+            there = about.row_group(group)
+            rows = there.num_rows
+            for place, column in wanted:
+                unpacked, values, dictionary = _pages(content, there.column(place))
                 if column.max_repetition_level == 0 and values != rows:
                     raise ValueError(f"{path} is damaged: rows={rows:,} of a group, and its column {column.path[:60]!r} holds {values:,}")
                 each = _WIDTHS.get(column.physical_type) or max(0, column.length if "FIXED" in column.physical_type else 0)

@@ -157,8 +157,11 @@ def staging_of(path: Path) -> Path:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A context with a staging path to write to. On a clean exit it is renamed to `path`; on an error nothing is left."""
+def whole_file(path: Path, *, lasting: bool = True) -> Iterator[Path]:
+    """A context with a staging path to write to. On a clean exit it is renamed to `path`; on an error nothing is left.
+
+    lasting: synced, so that it is whole after a power failure, too; not needed where a damaged file is noticed and can be made again.
+    """
     path = Path(path)
     refuse_no_file(path, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,9 +170,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         with named_errors(path):
             yield staging
             let_read(staging)
-            sync(staging)
+            if lasting:
+                sync(staging)
             os.replace(staging, path)
-            sync(path.parent)
+            if lasting:
+                sync(path.parent)
     except BaseException:
         staging.unlink(missing_ok=True)
         raise

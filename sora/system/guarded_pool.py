@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import resource
 import signal
@@ -121,6 +122,20 @@ def as_done(
             yield done
 
 
+class GuardedProcess(Generic[Item, Result]):
+    """Gives the outcome of `function` for one item after another, from one process as those of `as_done`, which ends with `close`."""
+
+    def __init__(self, function: Callable[[Item], Result], *, seconds: float, memory_gb: float, start: Start = "fork") -> None:
+        self._run = _Run(function, workers=1, seconds=seconds, hold=Hold(memory_gb=memory_gb, apart=True), start=start)
+
+    def __call__(self, item: Item) -> Outcome[Item, Result]:
+        return self._run.alone(item)
+
+    def close(self) -> None:
+        """End the process."""
+        self._run.end()
+
+
 @contextmanager
 def _nameless_main() -> Iterator[None]:
     """A context in which the main module seems to have no file, so that new processes do not run it again, which is what takes longest."""
@@ -177,27 +192,37 @@ class _Run(Generic[Item, Result]):
             for number, item in enumerate(items):
                 yield number, _plainly(self.function, item)
             return
-        left, given = enumerate(items), 0
+        left, given, task = enumerate(items), 0, None
         ended: deque[tuple[int, Outcome[Item, Result]]] = deque()
         atexit.register(self._kill)  # before multiprocessing waits for its processes, which wait for items
         try:
             while True:
                 ended.extend(self._collect(still=not ended))
                 while len(self.busy) < self.workers and given <= self.last:
-                    if (task := next(left, None)) is None:
+                    if (task := task or next(left, None)) is None:
                         break
                     given += 1
                     self._give(*task)
+                    task = None
                 if ended:
                     yield ended.popleft()
                 elif not self.busy:
                     return
+                elif task is None:
+                    task = next(left, None)  # while the processes work
         except BaseException:
             self._kill()
             raise
         finally:
-            self._end()
+            self.end()
             atexit.unregister(self._kill)
+
+    def alone(self, item: Item) -> Outcome[Item, Result]:
+        """The outcome of one item, while no other is computed."""
+        self._give(0, item)
+        while not (found := self._collect(still=True)):
+            pass
+        return found[0][1]
 
     def _give(self, number: int, item: Item, *, again: bool = False) -> None:
         """Give an item to a free process, or to a new one if none is free or it is given again."""
@@ -257,7 +282,7 @@ class _Run(Generic[Item, Result]):
         for worker in (*self.busy.values(), *self.idle):
             worker.process.kill()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Tell the idle processes to end, and wait for them."""
         workers = [*self.busy.values(), *self.idle]
         for worker in self.idle:
@@ -314,6 +339,7 @@ def _answer(pipe: Connection, guarded: Guarded[Any, Any], item: Any) -> None:
 
 def _start(parent: Parent, hold: Hold, start: Start) -> None:
     if start == "fork":
+        gc.freeze()  # what is inherited stays shared: a collection would write to, and so copy, all of it
         parent.hold_to()  # a parent that is killed cannot tell its workers to end, and they would wait for ever
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)

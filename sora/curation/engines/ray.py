@@ -1,28 +1,34 @@
 """An engine on a Ray cluster: each unit is a task, which runs in a guarded process of whichever machine has a core free.
 
-Ray does not tell a unit that crashes its decoder from a worker that died, and does not stop one that hangs. So a task starts a process of
-its own for its unit, as `ProcessEngine` does, and Ray only repeats tasks whose machine was lost. Results come back to this process, which
-saves them.
+Ray does not tell a unit that crashes its decoder from a worker that died, and does not stop one that hangs. So a task hands its unit to a
+guarded process, as `ProcessEngine` does, and Ray only repeats tasks whose machine was lost. Each worker of Ray keeps its guarded process
+for all units of a stage that it is given, so models are loaded once. Results come back to this process, which saves them.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
 from sora.gate.sizes import Number
-from sora.system.guarded_pool import Outcome, as_done
+from sora.system.guarded_pool import GuardedProcess, Outcome
 
 INSTALL = "engine=ray needs Ray: pip install 'ray>=2.60,<3', which is the extra sora[ray]"
 _AHEAD = 3  # tasks for each core of the cluster that are given out at once
-_LOOK = 5.0  # seconds after which the head node is asked whether it is there
+_LOOK = 3.0  # seconds after which the head node is asked whether it is there
 _PATIENCE = 3  # times that the head node may not answer
-# What stages import; loaded once on each core, as every unit has a new process. Those that are not installed are passed over.
+# What stages import; loaded once on each core, as each stage has a new process. Those that are not installed are passed over.
 _USED = ("sora.curation.curating", "cv2", "scenedetect", "scipy.fft", "PIL.Image", "PIL.JpegImagePlugin", "c2pa")
 _LOSSES = 5  # machines that one unit may lose
+_QUIET = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default, which Ray would advise of
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # after which Ray ends this process with a trace of its own; see `_some`
+}
 
 
 class RayEngine:
@@ -37,6 +43,7 @@ class RayEngine:
             Number(0, above=True).of(value, f"engine.{name}")
         self.address, self.seconds, self.memory_gb = address, seconds, memory_gb
         self._ray: Any = None
+        self._head = ""
         self._lost = False
 
     def start(self, cores: int | None = None) -> None:
@@ -47,30 +54,29 @@ class RayEngine:
         """
         if self._ray is not None:
             return
+        where = f"engine.address={self.address}" if self.address else "a Ray cluster of this machine"
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
         try:
             import ray
         except ImportError:
             raise ValueError(INSTALL) from None
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default, which Ray would advise of
-        where = f"engine.address={self.address}" if self.address else "a Ray cluster of this machine"
-        if self.address is not None and not _answers(
-            self.address
-        ):  # Ray itself would wait for a quarter of an hour, and say so every five seconds
+        # Ray itself would wait for a quarter of an hour, and say so every five seconds
+        if self.address is not None and not _answers(self.address):
             raise ValueError(f"{where} does not answer; start the head node there (ray start --head --port=6379), or give its HOST:PORT")
+        more: dict[str, Any] = {"address": self.address or "local"}
+        more |= {} if self.address else {"include_dashboard": False, "num_cpus": cores}
         try:
-            more: dict[str, Any] = (
-                {"address": self.address} if self.address else {"address": "local", "include_dashboard": False, "num_cpus": cores}
-            )
             ray.init(log_to_driver=False, configure_logging=False, **more)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ValueError(f"{where} cannot be joined or started: {str(error).splitlines()[0]}") from None
-        self._ray = ray
+        self._ray, self._head = ray, str(ray.get_runtime_context().gcs_address)
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Outcome]:
         self.start()
         ray = self._ray
         task = ray.remote(num_cpus=1, max_retries=_LOSSES, retry_exceptions=False)(_worked)
-        shared = ray.put(_Work(function, self.seconds, self.memory_gb))
+        shared = ray.put(_Work(secrets.token_hex(8), function, self.seconds, self.memory_gb))
         most = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
         left, pending = iter(items), dict[Any, Any]()
         while True:
@@ -95,11 +101,12 @@ class RayEngine:
             ready, _ = self._ray.wait(tasks, num_returns=1, timeout=_LOOK)
             if ready:
                 return ready
-            unanswered = 0 if _answers(self._head()) else unanswered + 1
+            unanswered = 0 if _answers(self._head) else unanswered + 1
             if unanswered >= _PATIENCE:
                 self._lost = True
+                atexit.unregister(self._ray.shutdown)  # it would wait for what is gone
                 raise ValueError(
-                    f"the Ray cluster at {self._head()} went away; what is done is saved, so the same command goes on, with the cluster up "
+                    f"the Ray cluster at {self._head} went away; what is done is saved, so the same command goes on, with the cluster up "
                     "again or with engine=process"
                 )
 
@@ -113,9 +120,6 @@ class RayEngine:
             return Outcome(item, None, f"its machine was lost {_LOSSES} times: {type(error).__name__}", died=True)
         return Outcome(item, answer.result, answer.reason, answer.died)
 
-    def _head(self) -> str:
-        return str(self._ray.get_runtime_context().gcs_address)
-
 
 def _answers(address: str) -> bool:
     """Whether something takes connections at HOST:PORT."""
@@ -124,12 +128,15 @@ def _answers(address: str) -> bool:
         raise ValueError(f"engine.address={address} is no HOST:PORT, such as 10.0.0.1:6379")
     try:
         socket.create_connection((host, int(port)), timeout=2.0).close()
-    except OSError:
+    except (OSError, OverflowError, UnicodeError):
         return False
     return True
 
 
 class _Work(NamedTuple):
+    """What all tasks of a call share. call: its name."""
+
+    call: str
     function: Callable[[Any], Any]
     seconds: float
     memory_gb: float
@@ -143,11 +150,19 @@ class _Answer(NamedTuple):
     died: bool
 
 
+# ---- in a worker of Ray
+
+_kept: dict[str, GuardedProcess] = {}  # of the latest call
+
+
 def _worked(work: _Work, item: Any) -> _Answer:
     """The outcome of one unit, in a process of its own, because a Ray worker has threads and connections."""
-    import multiprocessing
+    if work.call not in _kept:
+        import multiprocessing
 
-    multiprocessing.set_forkserver_preload(list(_USED))
-    limits = {"workers": 1, "seconds": work.seconds, "memory_gb": work.memory_gb}
-    (done,) = as_done(work.function, [item], start="forkserver", **limits)
+        for call in list(_kept):
+            _kept.pop(call).close()
+        multiprocessing.set_forkserver_preload(list(_USED))
+        _kept[work.call] = GuardedProcess(work.function, seconds=work.seconds, memory_gb=work.memory_gb, start="forkserver")
+    done = _kept[work.call](item)
     return _Answer(done.result, done.reason, done.died)
