@@ -8,9 +8,11 @@ for all units of a stage that it is given, so models are loaded once. Results co
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -70,6 +72,7 @@ class RayEngine:
             ray.init(log_to_driver=False, configure_logging=False, **more)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ValueError(f"{where} cannot be joined or started: {str(error).splitlines()[0]}") from None
+        logging.getLogger("ray").setLevel(logging.CRITICAL)  # it repeats the log of a machine that is lost
         self._ray, self._head = ray, str(ray.get_runtime_context().gcs_address)
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Outcome]:
@@ -104,7 +107,7 @@ class RayEngine:
             unanswered = 0 if _answers(self._head) else unanswered + 1
             if unanswered >= _PATIENCE:
                 self._lost = True
-                atexit.unregister(self._ray.shutdown)  # it would wait for what is gone
+                atexit.register(_leave)
                 raise ValueError(
                     f"the Ray cluster at {self._head} went away; what is done is saved, so the same command goes on, with the cluster up "
                     "again or with engine=process"
@@ -119,6 +122,13 @@ class RayEngine:
         except ray.exceptions.RayError as error:  # its machine was lost too often
             return Outcome(item, None, f"its machine was lost {_LOSSES} times: {type(error).__name__}", died=True)
         return Outcome(item, answer.result, answer.reason, answer.died)
+
+
+def _leave() -> None:
+    """End this process at once, with the exit code of a user's mistake: Ray's own end would wait for a cluster that is gone, or crash."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 def _answers(address: str) -> bool:
