@@ -1,5 +1,6 @@
 """Jobs that share one curation: whoever ends last does the rest, also where two do so at the same moment; what failed is tried again."""
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -90,3 +91,20 @@ def test_progress_is_told_before_anything_and_of_foreign_folders_refused(videos,
     (tmp_path / "curation.json").write_text("{")
     with pytest.raises(ValueError, match=r"curation\.json"):
         list(progress(tmp_path))
+
+
+@pytest.mark.long
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on_to_the_same_bytes(videos, tmp_path):
+    def run(folder, most=None):
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "sora.curate", *words(videos, "work")]
+        limit = None if most is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # told as a full disk is
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, preexec_fn=limit)
+
+    told = run(tmp_path / "full", 30_000)
+    assert told.returncode == 1 and len(told.stderr.splitlines()) == 1, told.stderr
+    assert told.stderr.startswith("sora curate: ") and "work/scores-" in told.stderr
+    assert not list(tmp_path.rglob(".staging-*"))
+    for name in ("full", "whole"):
+        assert run(tmp_path / name).returncode == 0
+    assert content(tmp_path / "full/work") == content(tmp_path / "whole/work")
