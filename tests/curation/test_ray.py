@@ -42,6 +42,23 @@ def engine(address, **limits):
         made.close()
 
 
+class Losing:
+    """An engine that calls `lose` once it has given `when` outcomes, which is among the cuts, after inputs and probes."""
+
+    def __init__(self, engine, when, lose):
+        self.engine, self.when, self.lose, self.given = engine, when, lose, 0
+
+    def __call__(self, function, items):
+        for done in self.engine(function, items):
+            self.given += 1
+            if self.given == self.when:
+                self.lose()
+            yield done
+
+    def close(self):
+        pass
+
+
 @pytest.mark.long
 @pytest.mark.timeout(180)
 def test_two_nodes_make_the_bytes_of_one_process_also_if_one_of_them_is_lost(tmp_path):
@@ -52,17 +69,9 @@ def test_two_nodes_make_the_bytes_of_one_process_also_if_one_of_them_is_lost(tmp
     with cluster() as (nodes, second), engine(nodes.address) as ray:
         curation(videos, tmp_path / "two/work", engine=ray, **quick).run()
         assert content(tmp_path / "two/work") == content(tmp_path / "one/work")
-        given, plain = [], ray.__call__
-
-        def losing(function, items):
-            for done in plain(function, items):
-                given.append(done.item)
-                if len(given) == 16:  # among the cuts, after inputs and probes
-                    nodes.remove_node(second, allow_graceful=False)
-                yield done
-
+        losing = Losing(ray, 16, lambda: nodes.remove_node(second, allow_graceful=False))
         done = curation(videos, tmp_path / "three/work", engine=losing, **slow).run()
-        assert done.funnel is not None and len(given) > 20
+        assert done.funnel is not None and losing.given > 20
     assert content(tmp_path / "three/work") == content(tmp_path / "one/work")
 
 
