@@ -27,7 +27,7 @@ from sora.curation.steps.transcoding import Transcode
 from sora.curation.writing_sets import WrittenSets, write_sets
 from sora.data.index.units import WHOLE, JobPart
 from sora.ingest.tree import Refused
-from sora.system.locks import Held
+from sora.system.locks import LockHeld
 
 STOPS = ("probe", "cuts", "scores", "select", "transcode")  # where `until` may stop
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -194,7 +194,7 @@ class Curation:
         about = {"command": "curate", "input": str(self.place), "select": self.settings.selection.described()}
         try:
             done.described = write_dataset(done.dataset, making, self.settings.shards, identity=identity, about=about)
-        except Held as error:  # of another part that ended at the same moment
+        except LockHeld as error:  # of another part that ended at the same moment
             return Curated(inputs, waiting=f"the dataset: {error}")
         return done
 

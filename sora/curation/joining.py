@@ -97,7 +97,7 @@ class Making:
 def write_dataset(folder: Path, making: Making, shards: Shards, *, identity: str, about: dict[str, Any]) -> dict[str, Any]:
     """Write the dataset, or open it if it is there already; the content of its dataset.json, with "unmade": clips that could not be made.
 
-    identity: of all that it is made from. Raises `Held` if another process writes it at this moment, and ValueError if there is another
+    identity: of all that it is made from. Raises `LockHeld` if another process writes it at this moment, and ValueError if there is another
     one, or not one clip could be made.
     """
     with alone_in(folder.parent, f"writing {folder.name} in", name=f"{NAME}-writing-{short(folder.name)}", advice="it does the rest"):
