@@ -75,7 +75,7 @@ def main(composed: Composed) -> None:
         engine.close()
     if done.funnel is not None:
         page(curation, done, work, config.text)
-    tell(done, work, JobPart.of(config.part))
+    tell(done, work, JobPart.of(config.part), retried=config.retry == "failed")
 
 
 def settings(config: Any) -> CurationSettings:
@@ -152,7 +152,7 @@ def _counting(what: str, total: int) -> Any:
     return counting(what, total)
 
 
-def tell(done: Curated, work: Path, part: Any) -> None:
+def tell(done: Curated, work: Path, part: Any, *, retried: bool = False) -> None:
     """Say what came of it, and what comes next."""
     from sora.config.command_line.following import after_prepare
     from sora.data.index.index import Index
@@ -163,6 +163,8 @@ def tell(done: Curated, work: Path, part: Any) -> None:
     counts = [(len(inputs.copies), "copies of others"), (len(inputs.refused), "no videos"), (len(inputs.passed), "passed over")]
     named = ", ".join(f"{count} {what}" for count, what in counts if count)
     say(f"{counted(len(inputs.units), 'shard' if inputs.dataset else 'video')}{f' ({named})' if named else ''}", *inputs.told)
+    if retried:
+        say(f"{counted(done.retried, 'failure')} tried again")
     if done.waiting:
         whose = f"part {part} of {work} is done" if part.of_all > 1 else f"{work} is done so far"
         say(f"{whose}; left: {done.waiting}", "next: the same command goes on; sora curate status shows how far all parts are")

@@ -27,6 +27,7 @@ from pathlib import Path
 import pytest
 
 from sora.system.files import STAGING
+from tests.curation.material import folder_of_videos
 from tests.trained import diffusion_run, vae_artefact, world_dataset
 from tests.training.soak_long import CHILD_SUBREAPER, family
 
@@ -49,6 +50,14 @@ VERBS: dict[str, Words] = {
     "sample": lambda home: ["sample", f"checkpoint={home}/dit", f"prompt=[{','.join('abcdefgh' * 20)}]", "seconds=1", "size=16x16"],
     "evaluate": lambda home: ["evaluate", f"checkpoint={home}/dit", f"data={home}/world", "n=4", "steps=2000"],
     "evaluate sweep": lambda home: ["evaluate", "-m", f"checkpoint={home}/dit", f"data={home}/world", "n=4", "steps=2000,2001"],
+    "curate": lambda home: [
+        "curate",
+        f"input={home}/videos",
+        "engine.workers=2",
+        "cuts=none",
+        "transcode.size=null",
+        "transcode.multiple=2",
+    ],
     "data index": lambda home: ["data", "index", f"{home}/tars", "key_with_shard=true", "workers=2"],
     "data check": lambda home: ["data", "check", f"{home}/many"],
     "quickstart": lambda home: ["quickstart", "scale=toy"],
@@ -101,6 +110,7 @@ def made(home: Path) -> Path:
     (home / "tars").mkdir()
     for number in range(4):
         shutil.copy(many / "video-000000.tar", home / f"tars/{number:05d}.tar")
+    folder_of_videos(home / "videos", 12)
     vae = vae_artefact(home / "vae")
     subprocess.run([sys.executable, "-m", "sora.encode", f"vae={vae}", f"data={world}", "text=byte"], check=True, capture_output=True)
     diffusion_run(home / "dit", vae=vae, data=world)
@@ -187,7 +197,7 @@ def home(tmp_path_factory) -> Path:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("verb", ["prepare", "encode", "train videos", "sweep", "sample", "evaluate"])
+@pytest.mark.parametrize("verb", ["prepare", "encode", "train videos", "sweep", "sample", "evaluate", "curate"])
 @pytest.mark.parametrize(
     "end",
     [End("KILL", "midst"), End("INT", "start", whole=True), End("INT", "save", whole=True)],

@@ -27,6 +27,7 @@ from sora.curation.steps.transcoding import Transcode
 from sora.curation.writing_sets import WrittenSets, write_sets
 from sora.data.index.units import WHOLE, JobPart
 from sora.ingest.tree import Refused
+from sora.system.locks import LockHeld
 
 STOPS = ("probe", "cuts", "scores", "select", "transcode")  # where `until` may stop
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -52,7 +53,7 @@ class Curated:
 
     lost: videos on which a stage failed, with the reason. decision: the name of the result of `select`. groups: (unit, number) of clips
     that show the same, the best first. dataset: the folder that was made, and described: the content of its dataset.json. sets: instead,
-    those that were written beside the dataset that was the input.
+    those that were written beside the dataset that was the input. retried: how often a stage tried a unit again that had failed.
     """
 
     inputs: Inputs
@@ -64,6 +65,7 @@ class Curated:
     dataset: Path | None = None
     sets: WrittenSets | None = None
     described: dict[str, Any] | None = None
+    retried: int = 0
 
     def report(self) -> dict[str, Any]:
         """All lists, for a file."""
@@ -87,6 +89,7 @@ class Curation:
         self.place, self.work, self.settings = place, work, settings
         self.engine, self.counting, self.part = engine, counting, part
         self._known: Inputs | None = None
+        self._retried = 0
 
     @cached_property
     def steps(self) -> list[Step]:
@@ -136,6 +139,12 @@ class Curation:
 
     def run(self, *, until: str | None = None, retry: bool = False) -> Curated:
         """Do what is left to do. until: the stage after which to stop. retry: try units again that failed."""
+        self._retried = 0
+        done = self._ran(until=until, retry=retry)
+        done.retried = self._retried
+        return done
+
+    def _ran(self, *, until: str | None, retry: bool) -> Curated:
         mine = self._known = self._inputs(self.part)
         write_stages(self.work, [step.results for step in (*self.steps, *(() if self.from_dataset else (self.transcode,)))])
         for step in self.steps:
@@ -186,7 +195,10 @@ class Curation:
         identity = hashed(decision, self.select.folder.name, self.transcode.stage.folder, asdict(self.settings.shards))
         done.dataset = self.work / (self.settings.dataset or f"dataset-{identity[:8]}")
         about = {"command": "curate", "input": str(self.place), "select": self.settings.selection.described()}
-        done.described = write_dataset(done.dataset, making, self.settings.shards, identity=identity, about=about)
+        try:
+            done.described = write_dataset(done.dataset, making, self.settings.shards, identity=identity, about=about)
+        except LockHeld as error:  # of another part that ended at the same moment
+            return Curated(inputs, waiting=f"the dataset: {error}")
         return done
 
     def _copies(self, inputs: Inputs, *, retry: bool) -> tuple[Copies, str]:
@@ -229,13 +241,14 @@ class Curation:
         units = [chunk.unit for chunk in chunks.values()]
         mine = list(self.part.some(units).values())
         write_units(self.work, step, units, WHOLE)
-        for some in (mine, units) if self.part.of_all > 1 else (units,):
-            self._run([step], some, until=None, retry=retry)
+        self._run([step], mine, until=None, retry=retry)
+        if self.part.of_all > 1:
+            self._run([step], units, until=None, retry=False)
 
     def _run(self, steps: Sequence[Step], units: Sequence[Unit], *, until: str | None, retry: bool) -> None:
         for step in steps:
             if retry:
-                forget_failed(step, units)
+                self._retried += forget_failed(step, units)
             with self.counting(step.stage.name, len(units)) as report:
                 run_step(step, units, run=self.engine, report=report)
             if step.stage.name == until:

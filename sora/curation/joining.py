@@ -16,6 +16,7 @@ from sora.data.index.index import DATASET, ClipFacts, DatasetWriter
 from sora.gate.texts import LIST, read_json
 from sora.ingest.sources import STREAM, Splits
 from sora.system.files import whole_folder, write_json
+from sora.system.locks import NAME, alone_in, short
 
 REPORT = "report.json"
 KEY = 16  # digits of a video's hash in the keys of its clips
@@ -96,13 +97,23 @@ class Making:
 def write_dataset(folder: Path, making: Making, shards: Shards, *, identity: str, about: dict[str, Any]) -> dict[str, Any]:
     """Write the dataset, or open it if it is there already; the content of its dataset.json, with "unmade": clips that could not be made.
 
-    identity: of all that it is made from. Raises ValueError if there is another one, or not one clip could be made.
+    identity: of all that it is made from. Raises `LockHeld` if another process writes it at this moment, and ValueError if there is another
+    one, or not one clip could be made.
     """
-    if (folder / DATASET).is_file():
-        said = read_json(folder / DATASET, limit=LIST)
-        if said.get("about", {}).get("identity") != identity:
-            raise ValueError(f"{folder} is a dataset of other clips or settings; name another with dataset=NAME, or remove it")
-        return said | {"unmade": read_json(folder / REPORT, limit=LIST)["unmade"]}
+    with alone_in(folder.parent, f"writing {folder.name} in", name=f"{NAME}-writing-{short(folder.name)}", advice="it does the rest"):
+        if (folder / DATASET).is_file():
+            return _opened(folder, identity)
+        return _written(folder, making, shards, about | {"identity": identity})
+
+
+def _opened(folder: Path, identity: str) -> dict[str, Any]:
+    said = read_json(folder / DATASET, limit=LIST)
+    if said.get("about", {}).get("identity") != identity:
+        raise ValueError(f"{folder} is a dataset of other clips or settings; name another with dataset=NAME, or remove it")
+    return said | {"unmade": read_json(folder / REPORT, limit=LIST)["unmade"]}
+
+
+def _written(folder: Path, making: Making, shards: Shards, about: dict[str, Any]) -> dict[str, Any]:
     splits = Splits(shards.held_out, "video")
     splits.settle(ClipFacts(f"{unit.name[:KEY]}-0", 1, 1.0, 1, 1, source=unit.told) for unit, _ in making.kept())
     unmade: list[str] = []
@@ -116,7 +127,7 @@ def write_dataset(folder: Path, making: Making, shards: Shards, *, identity: str
             if not writer.rows:
                 raise ValueError(f"not one clip is kept and could be made{f': {unmade[0]}' if unmade else ''}")
             described = writer.finish(
-                about | {"identity": identity},
+                about,
                 before=lambda said: write_json(staging / REPORT, {"clips": writer.rows, "splits": said["splits"], "unmade": unmade}),
             )
     return described | {"unmade": unmade}

@@ -21,6 +21,10 @@ ADVICE = "wait for it or stop it, or name another output"
 _held: set[int] = set()
 
 
+class LockHeld(ValueError):
+    """Raised if another process holds a lock."""
+
+
 @contextmanager
 def alone_in(
     folder: Path, doing: str, *, name: str = NAME, advice: str = ADVICE, shared: bool = False, patience: float = 0.0
@@ -32,7 +36,7 @@ def alone_in(
     A folder that was created here and is empty at the end is removed.
 
     Raises:
-        ValueError: another process holds it; the message says which, on which machine and since when.
+        LockHeld: another process holds it; the message says which, on which machine and since when.
     """
     folder = Path(folder)
     new = not folder.exists()
@@ -100,7 +104,7 @@ def _locked(file: Path, doing: str, advice: str, how: int, *, patience: float) -
             if time.monotonic() < end:
                 time.sleep(0.02)
                 continue
-            raise ValueError(f"another process{f' ({who})' if who else ''} is {doing}; {advice}") from None
+            raise LockHeld(f"another process{f' ({who})' if who else ''} is {doing}; {advice}") from None
         except OSError as error:  # some network file systems have no locks
             print(f"{file.parent} cannot be locked ({error.strerror}); make sure that no other process is {doing}")
             return handle, False

@@ -13,6 +13,7 @@ import pytest
 from sora.runs import checkpoint
 from sora.runs.jsonl import read
 from sora.system import files as storage
+from tests.curation.material import content, folder_of_videos
 from tests.slurm.cluster import Cluster, Job, lacking
 from tests.training.test_resume import TIMINGS
 
@@ -182,6 +183,23 @@ def test_any_verb_runs_as_an_array_and_evaluation_as_a_job(lab):
     assert facts[0]["fingerprint"] != facts[1]["fingerprint"]
     assert lab.cluster.ended(number).state == "COMPLETED", lab.log("evaluate")
     assert list((lab.folder / "whole").rglob("scores.json"))
+
+
+def test_two_parts_of_a_curation_end_in_the_dataset_that_one_job_makes(lab):
+    said = ["cuts=none", "spans.least_seconds=0.5", "transcode.size=null", "transcode.multiple=2", "engine.workers=1", "output=work"]
+    said.append(f"input={folder_of_videos(lab.folder / 'videos', 2)}")
+    environment = {**lab.cluster.environment, **lab.variables(SORA_PYTHON=sys.executable)}
+    asked = ["-m", "launcher=slurm", "launcher.cpus=1", "launcher.time=10", "part=[0,2],[1,2]"]
+    told = {}
+    for name, more in (("array", asked), ("alone", [])):
+        (lab.folder / name).mkdir()
+        words = [sys.executable, "-m", "sora.curate", *more, *said]
+        done = subprocess.run(words, env=environment, cwd=lab.folder / name, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        told[name] = done.stdout
+    number = told["array"].partition("as array ")[2].partition(";")[0]
+    assert [lab.cluster.ended(f"{number}_{part}").state for part in (0, 1)] == ["COMPLETED", "COMPLETED"]
+    assert content(lab.folder / "array/work") == content(lab.folder / "alone/work")
 
 
 def test_ranks_are_those_that_srun_started_and_no_others(lab):

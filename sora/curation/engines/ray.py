@@ -8,9 +8,12 @@ for all units of a stage that it is given, so models are loaded once. Results co
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import secrets
 import socket
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -27,7 +30,7 @@ _USED = ("sora.curation.curating", "cv2", "scenedetect", "scipy.fft", "PIL.Image
 _LOSSES = 5  # machines that one unit may lose
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default, which Ray would advise of
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # after which Ray ends this process with a trace of its own; see `_some`
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "45",  # after which Ray ends this process with a trace of its own, unless `_gone` came first
 }
 
 
@@ -43,6 +46,7 @@ class RayEngine:
             Number(0, above=True).of(value, f"engine.{name}")
         self.address, self.seconds, self.memory_gb = address, seconds, memory_gb
         self._ray: Any = None
+        self._task: Any = None
         self._head = ""
         self._lost = False
 
@@ -70,12 +74,15 @@ class RayEngine:
             ray.init(log_to_driver=False, configure_logging=False, **more)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ValueError(f"{where} cannot be joined or started: {str(error).splitlines()[0]}") from None
+        logging.getLogger("ray").setLevel(logging.CRITICAL)  # it repeats the log of a machine that is lost
         self._ray, self._head = ray, str(ray.get_runtime_context().gcs_address)
+        self._task = ray.remote(num_cpus=1, max_retries=_LOSSES, retry_exceptions=False)(_worked)
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Outcome]:
         self.start()
-        ray = self._ray
-        task = ray.remote(num_cpus=1, max_retries=_LOSSES, retry_exceptions=False)(_worked)
+        ray, task = self._ray, self._task
+        if self._unanswered():  # what asks it would wait
+            raise self._gone()
         shared = ray.put(_Work(secrets.token_hex(8), function, self.seconds, self.memory_gb))
         most = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
         left, pending = iter(items), dict[Any, Any]()
@@ -96,19 +103,28 @@ class RayEngine:
 
     def _some(self, tasks: list[Any]) -> list[Any]:
         """The tasks that have ended, at least one; ValueError if the cluster is gone."""
-        unanswered = 0
         while True:
             ready, _ = self._ray.wait(tasks, num_returns=1, timeout=_LOOK)
             if ready:
                 return ready
-            unanswered = 0 if _answers(self._head) else unanswered + 1
-            if unanswered >= _PATIENCE:
-                self._lost = True
-                atexit.unregister(self._ray.shutdown)  # it would wait for what is gone
-                raise ValueError(
-                    f"the Ray cluster at {self._head} went away; what is done is saved, so the same command goes on, with the cluster up "
-                    "again or with engine=process"
-                )
+            if self._unanswered():
+                raise self._gone()
+
+    def _unanswered(self) -> bool:
+        """Whether the head node does not answer, several times."""
+        for attempt in range(_PATIENCE):
+            if _answers(self._head):
+                return False
+            time.sleep(_LOOK if attempt < _PATIENCE - 1 else 0.0)
+        return True
+
+    def _gone(self) -> ValueError:
+        self._lost = True
+        atexit.register(_leave)
+        return ValueError(
+            f"the Ray cluster at {self._head} went away; what is done is saved, so the same command goes on, with the cluster up again or "
+            "with engine=process"
+        )
 
     def _outcome(self, done: Any, item: Any) -> Outcome:
         ray = self._ray
@@ -119,6 +135,13 @@ class RayEngine:
         except ray.exceptions.RayError as error:  # its machine was lost too often
             return Outcome(item, None, f"its machine was lost {_LOSSES} times: {type(error).__name__}", died=True)
         return Outcome(item, answer.result, answer.reason, answer.died)
+
+
+def _leave() -> None:
+    """End this process at once, with the exit code of a user's mistake: Ray's own end would wait for a cluster that is gone, or crash."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 def _answers(address: str) -> bool:

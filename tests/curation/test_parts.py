@@ -1,0 +1,110 @@
+"""Jobs that share one curation: whoever ends last does the rest, also where two do so at the same moment; what failed is tried again."""
+
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from sora.curation.results import Failure, Results
+from sora.curation.status import progress
+from sora.data.index.units import JobPart
+from sora.system.locks import NAME, alone_in
+from tests.curation.material import content, curation, folder_of_videos
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return folder_of_videos(tmp_path_factory.mktemp("parts") / "videos", 2)
+
+
+def words(videos, output):
+    said = [f"input={videos}", f"output={output}", "cuts=none", "spans.least_seconds=0.5", "transcode.size=null", "transcode.multiple=2"]
+    return [*said, "engine=serial"]
+
+
+def test_a_dataset_that_another_job_writes_is_left_to_it(videos, tmp_path):
+    whole = curation(videos, tmp_path / "whole").run()
+    name = whole.dataset.name
+    with alone_in(tmp_path / "work", "writing", name=f"{NAME}-writing-{name}"):
+        done = curation(videos, tmp_path / "work").run()
+    assert done.waiting.startswith("the dataset: another process") and done.dataset is None and done.funnel is None
+    assert not (tmp_path / "work" / name).exists()
+    assert curation(videos, tmp_path / "work").run().dataset is not None
+    assert content(tmp_path / "work") == content(tmp_path / "whole")
+
+
+@pytest.mark.long
+def test_parts_that_end_at_the_same_moment_leave_one_whole_dataset(videos, tmp_path):
+    for attempt in range(8):
+        work = tmp_path / str(attempt) / "work"
+        work.parent.mkdir()
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-m", "sora.curate", *words(videos, "work"), f"part=[{number},2]"],
+                cwd=work.parent,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in (0, 1)
+        ]
+        said = [(*one.communicate(timeout=120), one.returncode) for one in both]
+        assert [code for *_, code in said] == [0, 0], said
+        assert not any(error for _, error, _ in said), said
+        assert len(list(work.glob("dataset-*/dataset.json"))) == 1
+        if attempt:
+            assert content(work) == content(tmp_path / "0/work")
+
+
+def test_only_failures_are_tried_again_and_counted_in_every_stage(videos, tmp_path):
+    first = curation(videos, tmp_path).run()
+    before = content(tmp_path)
+    for path in tmp_path.glob("dataset-*"):
+        shutil.rmtree(path)
+    for stage in ("scores", "transcode"):
+        results = Results(next(tmp_path.glob(f"{stage}-*")))
+        path = next(results.folder.glob("*.parquet"))
+        path.unlink()
+        results.fail(path.stem, Failure("took too long", died=True))
+    assert [one.failed for one in progress(tmp_path) if one.stage == "transcode"] == [1]
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*-*/*.parquet")}
+    assert curation(videos, tmp_path).run().retried == 0
+    for path in tmp_path.glob("dataset-*"):
+        shutil.rmtree(path)
+    again = curation(videos, tmp_path).run(retry=True)
+    assert again.retried >= 2 and again.dataset == first.dataset
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items() if path.parent.name.startswith(("cuts", "scores")))
+    assert {name: value for name, value in content(tmp_path).items() if name in before} == before
+
+
+def test_progress_is_told_before_anything_and_of_foreign_folders_refused(videos, tmp_path):
+    for folder in (tmp_path, videos):
+        with pytest.raises(ValueError, match="no work folder of sora curate, or nothing was begun"):
+            list(progress(folder))
+    curation(videos, tmp_path, part=JobPart(0, 2)).run(until="probe")
+    (probe, *_) = progress(tmp_path)
+    assert probe.stage == "probe" and probe.done + probe.failed > 0 == probe.left
+    (tmp_path / "curation.json").write_text("{")
+    with pytest.raises(ValueError, match=r"curation\.json"):
+        list(progress(tmp_path))
+
+
+@pytest.mark.long
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on_to_the_same_bytes(videos, tmp_path):
+    def run(folder, most=None):
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "sora.curate", *words(videos, "work")]
+        limit = None if most is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # told as a full disk is
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, preexec_fn=limit)
+
+    told = run(tmp_path / "full", 30_000)
+    assert told.returncode == 1 and len(told.stderr.splitlines()) == 1, told.stderr
+    assert told.stderr.startswith("sora curate: ") and "work/scores-" in told.stderr
+    assert not list(tmp_path.rglob(".staging-*"))
+    for name in ("full", "whole"):
+        assert run(tmp_path / name).returncode == 0
+    assert content(tmp_path / "full/work") == content(tmp_path / "whole/work")
