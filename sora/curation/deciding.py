@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -69,17 +69,19 @@ class Judged:
             reasons[row["number"]] = reasons.get(row["number"]) or row.get("reason") or ""
         facts, claims = self.inputs.facts.get(unit.name, SourceFacts()), self._claims(unit)
         for row in self.clips.read(unit).to_pylist():
+            listed = unit.shard is not None  # then what is known of it stands in its own row
             known = {"fps": row["fps"], "height": float(row["height"]), "width": float(row["width"]), "seconds": row["duration"]}
             candidate = Candidate(
-                source=unit.told,
-                content=unit.name,
+                source=row["source"] if listed else unit.told,
+                content=row["digest"] if listed else unit.name,
                 number=row["number"],
                 seconds=row["duration"],
                 scores=known | scores.get(row["number"], {}),
-                facts=facts,
-                claims=claims,
+                facts=SourceFacts((), *(row[name] for name in ("licence", "consent", "origin"))) if listed else facts,
+                claims=replace(claims, synthetic=row["synthetic"]) if listed else claims,
                 guard=self.copies.guards.get((unit.name, row["number"]), ""),
                 reason=row["reason"] or reasons.get(row["number"], ""),
+                video=row["video"] if listed else "",
             )
             yield row, candidate
 
@@ -112,7 +114,7 @@ def decide(judged: Judged, selection: SelectionRules, path: Path) -> None:
                 said = {name: row[name] for name in ("number", "key", "first", "end", "start")}
                 said |= {
                     "unit": unit.name,
-                    "source": unit.told,
+                    "source": candidate.source,
                     "seconds": row["duration"],
                     "rule": decision.rule,
                     "reason": decision.reason,
@@ -136,7 +138,7 @@ def _repeated(judged: Judged, decider: Decider) -> dict[Member, str]:
         if judged.lost(units[name]) is None:
             for row, candidate in judged.candidates(units[name]):
                 if row["number"] in numbers and decider.alone(candidate) is KEPT:
-                    fit[name, row["number"]] = f"{units[name].told} clip {row['number']}"
+                    fit[name, row["number"]] = row["key"] or f"{units[name].told} clip {row['number']}"
     found: dict[Member, str] = {}
     for group in judged.copies.groups:
         alive = [member for member in group if member in fit]

@@ -21,6 +21,10 @@ REPORT = "report.json"
 KEY = 16  # digits of a video's hash in the keys of its clips
 
 
+class NothingMade(ValueError):
+    """Raised if not one of the clips that are kept could be made."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shards:
     """How the dataset is written. held_out: share of the videos that training does not see. licence: of videos that name none."""
@@ -96,7 +100,11 @@ class Making:
 def write_dataset(folder: Path, making: Making, shards: Shards, *, identity: str, about: dict[str, Any]) -> dict[str, Any]:
     """Write the dataset, or open it if it is there already; the content of its dataset.json, with "unmade": clips that could not be made.
 
-    identity: of all that it is made from. Raises ValueError if there is another one, or not one clip could be made.
+    identity: of all that it is made from.
+
+    Raises:
+        NothingMade: not one clip could be made.
+        ValueError: there is another dataset.
     """
     if (folder / DATASET).is_file():
         said = read_json(folder / DATASET, limit=LIST)
@@ -114,7 +122,7 @@ def write_dataset(folder: Path, making: Making, shards: Shards, *, identity: str
                 else:
                     writer.write(facts, media)
             if not writer.rows:
-                raise ValueError(f"not one clip is kept and could be made{f': {unmade[0]}' if unmade else ''}")
+                raise NothingMade(f"not one of the clips that are kept could be made{f': {unmade[0]}' if unmade else ''}")
             described = writer.finish(
                 about | {"identity": identity},
                 before=lambda said: write_json(staging / REPORT, {"clips": writer.rows, "splits": said["splits"], "unmade": unmade}),

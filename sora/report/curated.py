@@ -53,7 +53,8 @@ def view_of(curation: Curation, done: Curated, *, title: str, notes: Sequence[st
 
 
 def _shown(row: Mapping[str, Any]) -> ShownPart:
-    return ShownPart(row["source"], row["number"], row["start"], row["rule"], row["reason"], row["rule"] not in get_args(Fate))
+    named = row["key"] or row["source"]  # of a dataset's clip, its key: many have one source
+    return ShownPart(named, row["number"], row["start"], row["rule"], row["reason"], row["rule"] not in get_args(Fate))
 
 
 def _add(values: dict[str, list[float]], scores: Mapping[str, float], place: int) -> None:
