@@ -246,7 +246,7 @@ class Curation:
         """Decide about all clips, unless that was done; the name of the result. after: the stage that found duplicates."""
         name = hashed(judged.inputs.identity, after, [judged.lost(unit) for unit in judged.inputs.units])
         if not self.select.has(name):
-            decide(judged, self.settings.selection, self.select.path(name))
+            decide(judged, self.settings.selection, self.select, name)
         return name
 
     def _transcode(self, chunks: dict[str, _Chunk], *, retry: bool) -> None:

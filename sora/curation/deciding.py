@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sora.curation.inputs import Inputs, SourceFacts, Unit
 from sora.curation.results import Results
@@ -17,7 +15,6 @@ from sora.curation.running import Step
 from sora.curation.selecting import KEPT, Candidate, Decider, SelectionRules
 from sora.curation.steps.deduplicating import Copies, Member
 from sora.safety.claims import NO_CLAIMS, OriginClaims
-from sora.system.files import local, whole_file
 
 DECIDED = pa.schema(
     [
@@ -96,15 +93,15 @@ def is_score(column: str) -> bool:
     return not column.startswith(("signature_", "still_"))
 
 
-def decide(judged: Judged, selection: SelectionRules, path: Path) -> None:
-    """Decide about all clips and write the decisions to a parquet file.
+def decide(judged: Judged, selection: SelectionRules, results: Results, name: str) -> None:
+    """Decide about all clips and save the decisions as the result `name`.
 
     Raises:
         ValueError: a rule is about a score that no clip has.
     """
     decider, rows, names = selection.deciding(), list[dict](), set[str]()
     repeated = _repeated(judged, decider)
-    with whole_file(path) as staging, pq.ParquetWriter(local(staging), DECIDED, compression="zstd") as writer:
+    with results.writing(name, DECIDED) as add:
         for unit in judged.inputs.units:
             if judged.lost(unit) is not None:
                 continue
@@ -121,8 +118,8 @@ def decide(judged: Judged, selection: SelectionRules, path: Path) -> None:
                 }
                 rows.append(said | {"synthetic": candidate.claims.synthetic, "scores": sorted(candidate.scores.items())})
             if len(rows) >= _ROWS:
-                _write(writer, rows)
-        _write(writer, rows)
+                _write(add, rows)
+        _write(add, rows)
         if names:
             decider.refuse_unknown(names)
 
@@ -146,9 +143,9 @@ def _repeated(judged: Judged, decider: Decider) -> dict[Member, str]:
     return found
 
 
-def _write(writer: pq.ParquetWriter, rows: list[dict]) -> None:
+def _write(add: Callable[[pa.Table, int], None], rows: list[dict]) -> None:
     if rows:
-        writer.write_table(pa.table({name: [row[name] for row in rows] for name in DECIDED.names}, schema=DECIDED))
+        add(pa.table({name: [row[name] for row in rows] for name in DECIDED.names}, schema=DECIDED), _ROWS)
         rows.clear()
 
 

@@ -21,8 +21,8 @@ _HASH = re.compile(r"(sha256:)?[0-9a-f]{64}")
 class Candidate(NamedTuple):
     """A clip about which is decided. source: the name of its video. content: the video's SHA-256, or the dataset clip's.
 
-    guard: the clip of an evaluation set that it shows again, or "". reason: why it is no clip at all, or "". video: the SHA-256 of the video
-    that a dataset's clip was cut from, or "" if its row does not say.
+    guard: the clip of an evaluation set that it shows again, or "". reason: why it is no clip at all, or "". video: the SHA-256 of the
+    video that a dataset's clip was cut from, or "" if its row does not say.
     """
 
     source: str
