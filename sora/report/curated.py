@@ -73,7 +73,8 @@ def _ordered(values: dict[str, list[float]], selection: SelectionRules) -> list[
 def _view(name: str, values: list[float], selection: SelectionRules) -> ScoreView:
     least, most = selection.rules.get(name, (None, None))
     about = CHEAP_SCORES[name].meaning if name in CHEAP_SCORES else _BASIC.get(name, "")
-    return ScoreView(name=name, about=about, values=values, limits=(least, most))
+    unit = CHEAP_SCORES[name].unit if name in CHEAP_SCORES else ""
+    return ScoreView(name=name, about=about, values=values, limits=(least, most), unit=unit)
 
 
 @dataclass
