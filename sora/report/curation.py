@@ -198,10 +198,10 @@ def _cuts(view: CurationView) -> list[Part]:
     step = max(1, len(pairs) // _CUTS)
     pictures: list[Picture] = []
     for one, two in pairs[::step][:_CUTS]:
-        before = _picture(view, one, f"last frame of clip {view.clips[one].number}", "last")
-        after = _picture(view, two, f"first frame of clip {view.clips[two].number}", "first")
-        pictures += [picture for picture in (before, after) if picture]
-    return [Prose(f"Frames on both sides of {counted(len(pictures) // 2, 'cut')}."), PictureGrid(pictures)] if pictures else []
+        before = _picture(view, one, f"clip {view.clips[one].number} ends", "last")
+        after = _picture(view, two, f"clip {view.clips[two].number} begins", "first")
+        pictures += [before, after] if before and after else []
+    return [Prose(f"Frames on both sides of {counted(len(pictures) // 2, 'cut')}."), PictureGrid(pictures, paired=True)] if pictures else []
 
 
 def _duplicates(view: CurationView) -> list[Part]:
