@@ -10,6 +10,7 @@ sora curate status WORK   how far each stage is, at what rate, and what failed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +24,17 @@ if TYPE_CHECKING:
     from sora.curation.curating import Curated, Curation, CurationSettings
     from sora.curation.steps.deduplicating import Deduplication
     from sora.curation.steps.modelling import ModelScoring
+    from sora.ingest.tree import Refused
 
 EXAMPLES = (
     "sora curate input=videos output=outputs/curation",
-    "sora curate input=videos output=outputs/curation 'select.rules={motion: [0.5, null]}' cuts=both",
+    "sora curate input=videos output=outputs/curation 'select.rules={object_motion: [0.05, null]}' cuts=both",
     "sora curate status outputs/curation",
 )
 ACTIONS = ("status",)
 PAGE, SHOWN = "curation.html", 3
 CAPTIONS = 20_000  # that are measured for the page
+NAME = re.compile(r"\w[\w-]*(\.[\w-]+)*")  # of a dataset's folder
 NUMBERS = {
     "shard_mb": Number(1),
     **dict.fromkeys(("spans.least_seconds", "spans.most_seconds"), Number(0, above=True)),
@@ -56,6 +59,8 @@ def main(composed: Composed) -> None:
         if config[key] is None:
             raise ValueError(f"needs {key}=; such as {EXAMPLES[0]}, or sora curate status WORK")
     refuse_numbers(config, NUMBERS)
+    if config.dataset is not None and not NAME.fullmatch(str(config.dataset)):
+        raise ValueError(f"dataset={config.dataset} is no name for a folder in output; use letters, digits, '_', '-' and single dots")
     if config.until not in (None, *STOPS):
         raise ValueError(f"until={config.until} is no stage to stop after; there are {', '.join(STOPS)}")
     if config.retry not in (None, "failed"):
@@ -76,6 +81,8 @@ def main(composed: Composed) -> None:
     if done.funnel is not None:
         page(curation, done, work, config.text)
     tell(done, work, JobPart.of(config.part), retried=config.retry == "failed")
+    if done.nothing:
+        raise ValueError(f"{done.nothing}; {work / PAGE} shows what became of each")
 
 
 def settings(config: Any) -> CurationSettings:
@@ -154,20 +161,25 @@ def _counting(what: str, total: int) -> Any:
 
 def tell(done: Curated, work: Path, part: Any, *, retried: bool = False) -> None:
     """Say what came of it, and what comes next."""
+    from sora.config.command_line.commands import command
     from sora.config.command_line.following import after_prepare
     from sora.data.index.index import Index
     from sora.ingest.statistics import lasting
     from sora.system.terminal import say
 
     inputs = done.inputs
-    counts = [(len(inputs.copies), "copies of others"), (len(inputs.refused), "no videos"), (len(inputs.passed), "passed over")]
+    lost = [*inputs.refused, *done.lost]
+    counts = [(len(inputs.copies), "copies of others"), (len(lost), "without a clip"), (len(inputs.passed), "passed over")]
     named = ", ".join(f"{count} {what}" for count, what in counts if count)
     say(f"{counted(len(inputs.units), 'shard' if inputs.dataset else 'video')}{f' ({named})' if named else ''}", *inputs.told)
     if retried:
         say(f"{counted(done.retried, 'failure')} tried again")
     if done.waiting:
+        _tell_lost(lost, work)
         whose = f"part {part} of {work} is done" if part.of_all > 1 else f"{work} is done so far"
-        say(f"{whose}; left: {done.waiting}", "next: the same command goes on; sora curate status shows how far all parts are")
+        same = f"the same command without {done.waiting}" if done.waiting.startswith("until=") else "the same command"
+        status = command("curate", "status", work)
+        say(f"{whose}; left: {done.waiting}", f"next: {same} goes on; {status} shows how far all parts are")
         return
     assert done.funnel is not None
     length, unit = lasting(sum(done.funnel.seconds.values()))
@@ -176,10 +188,9 @@ def tell(done: Curated, work: Path, part: Any, *, retried: bool = False) -> None
     for rule, count in sorted(done.funnel.clips.items(), key=lambda one: (-one[1], one[0])):
         if rule:
             say(f"  {count} left out: {rule}")
-    for one in done.lost[:SHOWN]:
-        say(f"  {one.source}: {one.reason}")
-    if len(done.lost) > SHOWN:
-        say(f"  {len(done.lost) - SHOWN} more videos without a clip: {work / 'report.json'} names all")
+    _tell_lost(lost, work)
+    if unmade := (done.described or {}).get("unmade"):
+        say(f"  {counted(len(unmade), 'clip')} could not be made, such as {unmade[0]}")
     print(work / PAGE)
     if done.sets is not None and inputs.dataset is not None:
         say(f"sets in {inputs.dataset}: scores {', '.join(done.sets.scores) or 'none'}; selection {done.sets.selection}")
@@ -187,6 +198,15 @@ def tell(done: Curated, work: Path, part: Any, *, retried: bool = False) -> None
         print(f"next: {after_prepare(inputs.dataset, index)}")
     if done.dataset is not None:
         print(f"next: {after_prepare(done.dataset, Index.open(done.dataset))}")
+
+
+def _tell_lost(lost: Sequence[Refused], work: Path) -> None:
+    from sora.system.terminal import say
+
+    for one in lost[:SHOWN]:
+        say(f"  {one.source}: {one.reason}")
+    if len(lost) > SHOWN:
+        say(f"  {len(lost) - SHOWN} more without a clip: {work / 'report.json'} names all")
 
 
 def page(curation: Curation, done: Curated, work: Path, text: Any) -> None:

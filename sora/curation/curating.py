@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -14,7 +14,7 @@ import pyarrow as pa
 from sora.curation.deciding import Funnel, Judged, decide, decided
 from sora.curation.engines.local import Engine
 from sora.curation.inputs import Inputs, InputSettings, Unhashed, Unit, inputs_of
-from sora.curation.joining import Making, Shards, write_dataset
+from sora.curation.joining import Making, NothingMade, Shards, write_dataset
 from sora.curation.results import CurationStage, Results, hashed
 from sora.curation.running import Step, forget_failed, run_step, tally
 from sora.curation.selecting import SelectionRules
@@ -29,6 +29,8 @@ from sora.data.index.units import WHOLE, JobPart
 from sora.ingest.tree import Refused
 from sora.system.locks import LockHeld
 
+_NOT = {"probe": "probed", "cuts": "cut", "transcode": "transcoded"}
+_SHOWN = 3  # reasons
 STOPS = ("probe", "cuts", "scores", "select", "transcode")  # where `until` may stop
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -53,7 +55,8 @@ class Curated:
 
     lost: videos on which a stage failed, with the reason. decision: the name of the result of `select`. groups: (unit, number) of clips
     that show the same, the best first. dataset: the folder that was made, and described: the content of its dataset.json. sets: instead,
-    those that were written beside the dataset that was the input. retried: how often a stage tried a unit again that had failed.
+    those that were written beside the dataset that was the input. nothing: why there is neither, though all was decided; "" otherwise.
+    retried: how often a stage tried a unit again that had failed.
     """
 
     inputs: Inputs
@@ -65,6 +68,7 @@ class Curated:
     dataset: Path | None = None
     sets: WrittenSets | None = None
     described: dict[str, Any] | None = None
+    nothing: str = ""
     retried: int = 0
 
     def report(self) -> dict[str, Any]:
@@ -131,14 +135,19 @@ class Curation:
     @cached_property
     def select(self) -> Results:
         after = tuple(step.stage for step in self.steps)
-        return Results(self.work / CurationStage("select", 1, self.settings.selection.described(), after).folder)
+        return Results(self.work / CurationStage("select", 2, self.settings.selection.described(), after).folder)
 
     @cached_property
     def transcode(self) -> Step:
         return self._step(self.settings.transcode.stage(), self.settings.transcode, group_rows=1)
 
     def run(self, *, until: str | None = None, retry: bool = False) -> Curated:
-        """Do what is left to do. until: the stage after which to stop. retry: try units again that failed."""
+        """Do what is left to do. until: the stage after which to stop. retry: try units again that failed.
+
+        Raises:
+            ValueError: settings do not fit the input, each other or what is there; before any work, as far as it can be known.
+        """
+        self._refuse(until)
         self._retried = 0
         done = self._ran(until=until, retry=retry)
         done.retried = self._retried
@@ -167,18 +176,32 @@ class Curation:
             return Curated(whole, waiting=f"until={until}")
         return self._decided(whole, until=until, retry=retry)
 
+    def _refuse(self, until: str | None) -> None:
+        """Raise ValueError for settings that would only end hours of work."""
+        if self.from_dataset and until not in (None, "scores", "select"):
+            raise ValueError(f"until={until}: a dataset's clips are scored and selected, not {_NOT[until]}; until=scores or until=select")
+        names = {"fps", "height", "width", "seconds", *(name for one in self.settings.scoring for name in one.names)}
+        self.settings.selection.deciding().refuse_unknown(names)
+        for place in self.settings.duplicates.against if self.settings.duplicates else ():
+            if not (place / "dataset.json").is_file():
+                raise ValueError(f"duplicates.against: {place} is no dataset; sora prepare or sora data index makes one")
+
     def _decided(self, inputs: Inputs, *, until: str | None, retry: bool) -> Curated:
         copies, after = self._copies(inputs, retry=retry)
         probed = self._before[0] if self._before else None
         judged = Judged(inputs=inputs, clips=self.listing, scores=self.scoring, probed=probed, copies=copies)
         decision = self._decide(judged, after)
-        funnel = Funnel()
+        funnel, sources = Funnel(), set[str]()
         for _, rows in decided(self.select, decision):
             funnel.add(rows)
+            sources |= {row["source"] for row in rows if not row["rule"]}
         lost = [Refused(unit.told, 0.0, why) for unit in inputs.units if (why := judged.lost(unit)) is not None]
         done = Curated(inputs, funnel=funnel, lost=lost, decision=decision, groups=copies.groups)
         if until == "select":
             done.waiting = "until=select"
+            return done
+        done.nothing = self._nothing(done, sources)
+        if done.nothing:
             return done
         if self.from_dataset:
             name = self.settings.dataset or f"curated_{hashed(decision, self.select.folder.name)[:8]}"
@@ -199,7 +222,19 @@ class Curation:
             done.described = write_dataset(done.dataset, making, self.settings.shards, identity=identity, about=about)
         except LockHeld as error:  # of another part that ended at the same moment
             return Curated(inputs, waiting=f"the dataset: {error}")
+        except NothingMade as error:
+            done.dataset, done.nothing = None, str(error)
         return done
+
+    def _nothing(self, done: Curated, sources: Collection[str]) -> str:
+        """Why no dataset and no selection can be made of what was decided; "" if one can."""
+        if not sources:
+            counts = done.funnel.clips.most_common(_SHOWN) if done.funnel else ()
+            why = ", ".join(f"{count} {rule}" for rule, count in counts if rule) or "; ".join(one.reason for one in done.lost[:1])
+            return f"not one clip is kept{f' ({why})' if why else ''}"
+        if len(sources) == 1 and self.settings.shards.held_out and not self.from_dataset:
+            return f"held_out={self.settings.shards.held_out:g} is a share of the videos, and one alone has kept clips; set held_out=0"
+        return ""
 
     def _copies(self, inputs: Inputs, *, retry: bool) -> tuple[Copies, str]:
         """What shows the same, and the name of the stage's folder; both empty if nobody asked for it."""
@@ -216,9 +251,7 @@ class Curation:
 
     def _guard(self, place: Path, *, retry: bool) -> tuple[Inputs, Scored]:
         """The clips of a dataset that none of the input's may show again, scored as these are."""
-        inputs = inputs_of(place, self.work, self.settings.reading, run=self.engine)
-        if inputs.dataset is None:
-            raise ValueError(f"duplicates.against: {place} is no dataset; sora prepare or sora data index makes one")
+        inputs = inputs_of(place, self.work, InputSettings(), run=self.engine)
         listing = self._step(ListClips().stage(), ListClips())
         scores = self._step(CheapScoring().stage(listing.stage), CheapScoring(), listing)
         self._run([listing, scores], inputs.units, until=None, retry=retry)
@@ -228,7 +261,7 @@ class Curation:
         """Decide about all clips, unless that was done; the name of the result. after: the stage that found duplicates."""
         name = hashed(judged.inputs.identity, after, [judged.lost(unit) for unit in judged.inputs.units])
         if not self.select.has(name):
-            decide(judged, self.settings.selection, self.select.path(name))
+            decide(judged, self.settings.selection, self.select, name)
         return name
 
     def _transcode(self, chunks: dict[str, _Chunk], *, retry: bool) -> None:
@@ -251,7 +284,7 @@ class Curation:
                 self._retried += forget_failed(step, units)
             with self.counting(step.stage.name, len(units)) as report:
                 run_step(step, units, run=self.engine, report=report)
-            if step.stage.name == until:
+            if step.stage.name == until and until in STOPS[:2]:  # `scores` are several stages
                 return
 
     def _inputs(self, part: JobPart, *, unread: bool = True) -> Inputs:

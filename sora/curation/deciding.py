@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sora.curation.inputs import Inputs, SourceFacts, Unit
 from sora.curation.results import Results
@@ -17,7 +15,6 @@ from sora.curation.running import Step
 from sora.curation.selecting import KEPT, Candidate, Decider, SelectionRules
 from sora.curation.steps.deduplicating import Copies, Member
 from sora.safety.claims import NO_CLAIMS, OriginClaims
-from sora.system.files import local, whole_file
 
 DECIDED = pa.schema(
     [
@@ -69,17 +66,19 @@ class Judged:
             reasons[row["number"]] = reasons.get(row["number"]) or row.get("reason") or ""
         facts, claims = self.inputs.facts.get(unit.name, SourceFacts()), self._claims(unit)
         for row in self.clips.read(unit).to_pylist():
+            listed = unit.shard is not None  # then what is known of it stands in its own row
             known = {"fps": row["fps"], "height": float(row["height"]), "width": float(row["width"]), "seconds": row["duration"]}
             candidate = Candidate(
-                source=unit.told,
-                content=unit.name,
+                source=row["source"] if listed else unit.told,
+                content=row["digest"] if listed else unit.name,
                 number=row["number"],
                 seconds=row["duration"],
                 scores=known | scores.get(row["number"], {}),
-                facts=facts,
-                claims=claims,
+                facts=SourceFacts((), *(row[name] for name in ("licence", "consent", "origin"))) if listed else facts,
+                claims=replace(claims, synthetic=row["synthetic"]) if listed else claims,
                 guard=self.copies.guards.get((unit.name, row["number"]), ""),
                 reason=row["reason"] or reasons.get(row["number"], ""),
+                video=row["video"] if listed else "",
             )
             yield row, candidate
 
@@ -94,15 +93,15 @@ def is_score(column: str) -> bool:
     return not column.startswith(("signature_", "still_"))
 
 
-def decide(judged: Judged, selection: SelectionRules, path: Path) -> None:
-    """Decide about all clips and write the decisions to a parquet file.
+def decide(judged: Judged, selection: SelectionRules, results: Results, name: str) -> None:
+    """Decide about all clips and save the decisions as the result `name`.
 
     Raises:
         ValueError: a rule is about a score that no clip has.
     """
     decider, rows, names = selection.deciding(), list[dict](), set[str]()
     repeated = _repeated(judged, decider)
-    with whole_file(path) as staging, pq.ParquetWriter(local(staging), DECIDED, compression="zstd") as writer:
+    with results.writing(name, DECIDED) as add:
         for unit in judged.inputs.units:
             if judged.lost(unit) is not None:
                 continue
@@ -112,15 +111,15 @@ def decide(judged: Judged, selection: SelectionRules, path: Path) -> None:
                 said = {name: row[name] for name in ("number", "key", "first", "end", "start")}
                 said |= {
                     "unit": unit.name,
-                    "source": unit.told,
+                    "source": candidate.source,
                     "seconds": row["duration"],
                     "rule": decision.rule,
                     "reason": decision.reason,
                 }
                 rows.append(said | {"synthetic": candidate.claims.synthetic, "scores": sorted(candidate.scores.items())})
             if len(rows) >= _ROWS:
-                _write(writer, rows)
-        _write(writer, rows)
+                _write(add, rows)
+        _write(add, rows)
         if names:
             decider.refuse_unknown(names)
 
@@ -136,7 +135,7 @@ def _repeated(judged: Judged, decider: Decider) -> dict[Member, str]:
         if judged.lost(units[name]) is None:
             for row, candidate in judged.candidates(units[name]):
                 if row["number"] in numbers and decider.alone(candidate) is KEPT:
-                    fit[name, row["number"]] = f"{units[name].told} clip {row['number']}"
+                    fit[name, row["number"]] = row["key"] or f"{units[name].told} clip {row['number']}"
     found: dict[Member, str] = {}
     for group in judged.copies.groups:
         alive = [member for member in group if member in fit]
@@ -144,9 +143,9 @@ def _repeated(judged: Judged, decider: Decider) -> dict[Member, str]:
     return found
 
 
-def _write(writer: pq.ParquetWriter, rows: list[dict]) -> None:
+def _write(add: Callable[[pa.Table, int], None], rows: list[dict]) -> None:
     if rows:
-        writer.write_table(pa.table({name: [row[name] for row in rows] for name in DECIDED.names}, schema=DECIDED))
+        add(pa.table({name: [row[name] for row in rows] for name in DECIDED.names}, schema=DECIDED), _ROWS)
         rows.clear()
 
 

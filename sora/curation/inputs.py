@@ -18,7 +18,7 @@ from sora.gate import parquet
 from sora.gate.records import TABLES, lines_of, read_bytes, records, refuse_half, text_of
 from sora.ingest.clip_texts import WORDS, CaptionWords
 from sora.ingest.sidecars import Sidecars
-from sora.ingest.tree import Passed, Refused, Run, Sorted, kind_in, legible, sorted_files
+from sora.ingest.tree import Passed, Refused, Run, Sorted, TreeWords, kind_in, legible, sorted_files
 from sora.system.files import file_hash
 from sora.system.terminal import counted
 from sora.video.demuxing.kinds import MediaFormat
@@ -113,33 +113,28 @@ def inputs_of(
         ValueError: there is no such place, it holds no video, or a table does not fit.
     """
     if (place / DATASET).is_file():
+        given = {"captions.file": settings.captions, "facts": settings.facts, "leave_out": settings.leave_out}
+        for key in (key for key, value in given.items() if value):
+            raise ValueError(f"{key} is for videos, and input={place} is a dataset, whose rows hold captions and facts; leave it out")
         return _of_dataset(place, part)
     if place.is_dir():
         found = _walked(place, work, settings, run)
         home = place
     elif place.is_file():
-        found, home = _listed(place, run), place.absolute().parent
+        found, home = _listed(place, run)
     else:
         raise ValueError(f"input={place} does not exist; give a folder of videos, a list of them or a dataset")
     hashes = _hashes(home, _mine(home, found, part), work, run=run, part=part, unread=unread, progress=progress)
-    return _of_files(home, found, settings, hashes, part)
+    return _of_files(home, found, settings, hashes, part, listed=place.is_file())
 
 
 _IMAGES = "sora curate takes videos: sora prepare takes images, too"
 
 
 def _walked(place: Path, work: Path, settings: InputSettings, run: Run) -> Sorted:
-    """The files of a folder. The keys in messages are those of sora curate, which has no `source`."""
-    try:
-        found = sorted_files(place, run, settings.leave_out, images=False, follow=settings.follow_links, besides=work)
-    except ValueError as error:
-        raise ValueError(_plain(str(error))) from None
-    found.passed = [Passed(one.source, _plain(one.reason)) for one in found.passed]
-    return found
-
-
-def _plain(message: str) -> str:
-    return message.replace("source.images=false", _IMAGES).replace("source.", "")
+    """The files of a folder."""
+    said = TreeWords(prefix="", unwanted=_IMAGES, wanted="video")
+    return sorted_files(place, run, settings.leave_out, images=False, follow=settings.follow_links, besides=work, words=said)
 
 
 def _of_dataset(folder: Path, part: JobPart) -> Inputs:
@@ -149,8 +144,9 @@ def _of_dataset(folder: Path, part: JobPart) -> Inputs:
     return Inputs(sorted(part.some(units).values(), key=lambda unit: unit.name), dataset=folder)
 
 
-def _listed(path: Path, run: Run) -> Sorted:
-    """The videos that a list names, by their absolute paths."""
+def _listed(path: Path, run: Run) -> tuple[Sorted, Path]:
+    """The videos that a list names, by their absolute paths, and the folder that their names are relative to: the list's, or one that holds
+    them all if some lie elsewhere, so that captions beside them are found."""
     named = f"input={path}"
     if path.suffix.lower() in TABLES:
         names = [_file_of(record.values, record.place) for record in records(path, named, bare="file")]
@@ -158,6 +154,8 @@ def _listed(path: Path, run: Run) -> Sorted:
         names = [line.strip() for line in lines_of(text_of(read_bytes(path, named), named), named)]
     home = path.absolute().parent
     wanted = list(dict.fromkeys(os.path.normpath(home / name) for name in names if name and not name.startswith("#")))
+    if not wanted:
+        raise ValueError(f"{named} is empty; write the path of a video on each line")
     found = Sorted()
     for done in run(_kind, wanted):
         name, kind = done.item, done.result if done.result is not None else done.reason
@@ -170,7 +168,8 @@ def _listed(path: Path, run: Run) -> Sorted:
         raise ValueError(f"{named} names no video that can be read{f': {told}' if told else ''}")
     found.media.sort()
     found.refused.sort()
-    return found
+    inside = all(Path(name).is_relative_to(home) for name in wanted)
+    return found, home if inside else Path(os.path.commonpath([os.path.dirname(name) for name in wanted]))
 
 
 def _kind(name: str) -> MediaFormat | str:
@@ -181,6 +180,8 @@ def _kind(name: str) -> MediaFormat | str:
 def _file_of(values: Mapping[str, Any], place: str) -> str:
     found = next((values[name] for name in _FILE if values.get(name)), None)
     if not isinstance(found, str):
+        if any(name in values for name in _FILE):
+            raise ValueError(f"{place} names no video: its `file` is {'empty' if found is None else 'no text'}")
         raise ValueError(f"{place} names no video: it needs a column `file`, and has {', '.join(map(str, values)) or 'nothing'}")
     return found
 
@@ -194,7 +195,7 @@ def _mine(home: Path, found: Sorted, part: JobPart) -> list[str]:
     return list(part.some(_named(home, found)).values())
 
 
-def _of_files(home: Path, found: Sorted, settings: InputSettings, hashes: Mapping[str, str], part: JobPart) -> Inputs:
+def _of_files(home: Path, found: Sorted, settings: InputSettings, hashes: Mapping[str, str], part: JobPart, *, listed: bool) -> Inputs:
     inside, mine = _named(home, found), _mine(home, found, part)
     first: dict[str, str] = {}
     inputs = Inputs([], refused=found.refused)
@@ -207,13 +208,12 @@ def _of_files(home: Path, found: Sorted, settings: InputSettings, hashes: Mappin
         else:
             first[said] = name
             inputs.units.append(Unit(said, name, str(home / name)))
-    below = [name for name in inside if not name.startswith("..")]
-    sidecars = Sidecars(home, below, settings.words, table=settings.captions)
-    told = _told_facts(settings.facts, inside)
+    sidecars = Sidecars(home, inside, settings.words, table=settings.captions)
+    told = _told_facts(settings.facts, home, inside)
     wrong = set[str]()
     for unit in inputs.units:
         try:
-            said = sidecars.of(unit.told) if not unit.told.startswith("..") else ()
+            said = sidecars.of(unit.told)
         except ValueError as error:
             inputs.refused.append(Refused(unit.told, 0.0, str(error)))
             wrong.add(unit.name)
@@ -222,30 +222,39 @@ def _of_files(home: Path, found: Sorted, settings: InputSettings, hashes: Mappin
     inputs.units = sorted((unit for unit in inputs.units if unit.name not in wrong), key=lambda unit: unit.name)
     if part.of_all == 1:
         sidecars.refuse_unmet()
+        if listed:  # what lies beside a list, or belongs to videos that it leaves out, is not meant
+            sidecars.unused.files.clear()
         inputs.told = sidecars.unused.lines()
     inputs.passed = found.passed_over(sidecars.taken())
     return inputs
 
 
-def _told_facts(path: Path | None, names: Sequence[str]) -> dict[str, SourceFacts]:
-    """The facts of videos in a table, by their names. Raises ValueError for a row that fits no video."""
+def _told_facts(path: Path | None, home: Path, names: Sequence[str]) -> dict[str, SourceFacts]:
+    """The facts of videos in a table, by their names, which may also be relative to the table. Raises ValueError for a row that fits no
+    video, rows of one video that differ, and a table that tells nothing."""
     if path is None:
         return {}
     short: dict[str, str | None] = {}
     for name in names:
         base = PurePosixPath(name).name
         short[base] = name if base not in short else None
-    known, told = set(names), dict[str, SourceFacts]()
+    known, told, columns = set(names), dict[str, SourceFacts](), dict[str, None]()
     for record in records(path, f"facts={path}"):
         said = _file_of(record.values, record.place)
-        name = said if said in known else short.get(said)
+        columns |= dict.fromkeys(map(str, record.values))
+        beside = os.path.relpath(path.absolute().parent / said, home.absolute())
+        name = next((one for one in (said, beside) if one in known), short.get(said))
         if name is None:
             why = "several videos are called so" if said in short else "no video is called so"
             raise ValueError(f"{record.place}: {said[:200]}: {why}; name its path in the input's folder")
         texts = {field: next((str(record.values[one]) for one in keys if record.values.get(one)), "") for field, keys in _TOLD.items()}
         for text in texts.values():
             refuse_half(text, record.place)
-        told[name] = SourceFacts(licence=texts["licence"], consent=texts["consent"], origin=texts["origin"])
+        facts = SourceFacts(licence=texts["licence"], consent=texts["consent"], origin=texts["origin"])
+        if told.setdefault(name, facts) != facts:
+            raise ValueError(f"{record.place}: {said[:200]} has another row, which says otherwise; leave one of them out")
+    if not any(one in columns for keys in _TOLD.values() for one in keys):
+        raise ValueError(f"facts={path} has none of the columns licence, consent and source, only {', '.join(columns) or 'none'}")
     return told
 
 

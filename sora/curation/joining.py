@@ -22,6 +22,10 @@ REPORT = "report.json"
 KEY = 16  # digits of a video's hash in the keys of its clips
 
 
+class NothingMade(ValueError):
+    """Raised if not one of the clips that are kept could be made."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shards:
     """How the dataset is written. held_out: share of the videos that training does not see. licence: of videos that name none."""
@@ -97,8 +101,12 @@ class Making:
 def write_dataset(folder: Path, making: Making, shards: Shards, *, identity: str, about: dict[str, Any]) -> dict[str, Any]:
     """Write the dataset, or open it if it is there already; the content of its dataset.json, with "unmade": clips that could not be made.
 
-    identity: of all that it is made from. Raises `LockHeld` if another process writes it at this moment, and ValueError if there is another
-    one, or not one clip could be made.
+    identity: of all that it is made from.
+
+    Raises:
+        LockHeld: another process writes it at this moment.
+        NothingMade: not one clip could be made.
+        ValueError: there is another dataset.
     """
     with alone_in(folder.parent, f"writing {folder.name} in", name=f"{NAME}-writing-{short(folder.name)}", advice="it does the rest"):
         if (folder / DATASET).is_file():
@@ -125,7 +133,7 @@ def _written(folder: Path, making: Making, shards: Shards, about: dict[str, Any]
                 else:
                     writer.write(facts, media)
             if not writer.rows:
-                raise ValueError(f"not one clip is kept and could be made{f': {unmade[0]}' if unmade else ''}")
+                raise NothingMade(f"not one of the clips that are kept could be made{f': {unmade[0]}' if unmade else ''}")
             described = writer.finish(
                 about,
                 before=lambda said: write_json(staging / REPORT, {"clips": writer.rows, "splits": said["splits"], "unmade": unmade}),

@@ -6,7 +6,9 @@
 A unit is named by a hash of its content, so a result depends on the names of its folder and file alone, and is never stale. It is written
 beside its name and renamed, so it is whole or not there, and several jobs may write into one folder without a lock: they would write the
 same bytes. It is not synced, which would take longer than many a stage; what a power failure has torn is empty, and counts as not there, or
-does not fit its checksums when it is read.
+does not fit its checksums when it is read. A file carries a hash of each of its columns with its own name, so that one that was changed by
+hand, or put in another's place, is refused instead of ending in a dataset that no settings make. It is no signature: whoever means to can
+write the hash, too.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -26,12 +29,14 @@ import pyarrow.parquet as pq
 
 from sora.gate import parquet
 from sora.gate.forms import Fields, fitting, flag, text
-from sora.gate.texts import CARD, read_json
+from sora.gate.texts import CARD, json_of, read_json
 from sora.system.files import STAGING, local, whole_file, write_json
 
 SUFFIX, FAILED = ".parquet", ".failed.json"
 _FAILURE = Fields({"reason": text, "died": flag})
+_SEAL = "sora.result"  # in the footer of a result: the hashes of its columns
 _LONGEST = 2000  # characters of a reason
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HASH = 16  # hexadecimal digits of a stage's hash in its folder's name
 
 
@@ -61,6 +66,34 @@ class Failure(NamedTuple):
 
     reason: str
     died: bool = False
+
+
+class _Seal:
+    """Hashes of columns of a result, over all its rows in order. name: of the result. said: the hashes that its file states."""
+
+    def __init__(self, name: str, columns: Sequence[str], said: Mapping[str, Any] = NOTHING) -> None:
+        self._said = said
+        self._hashes = {column: hashlib.blake2b(f"{name}/{column}".encode(), digest_size=16) for column in columns}
+
+    def add(self, table: pa.Table) -> None:
+        """Take more rows."""
+        for column, known in self._hashes.items():
+            for value in table[column]:
+                plain = value.as_py()
+                content = plain if isinstance(plain, bytes) else repr(plain).encode()
+                known.update(b"%d:" % len(content) + content)
+
+    def digests(self) -> dict[str, str]:
+        return {column: known.hexdigest() for column, known in self._hashes.items()}
+
+    def check(self, path: Path) -> None:
+        """Raise ValueError if a column is not the one whose hash the file states."""
+        if any(self._said[column] != digest for column, digest in self.digests().items()):
+            raise _changed(path)
+
+
+def _changed(path: Path) -> ValueError:
+    return ValueError(f"{path} is not as sora curate wrote it; remove it, and it is made again")
 
 
 class Results:
@@ -93,15 +126,25 @@ class Results:
         return Failure(said["reason"], said["died"])
 
     def read(self, unit: str, *, only: Callable[[str], bool] = lambda name: True) -> pa.Table:
-        """The result of a unit, those columns whose names are wanted. Raises ValueError if there is none or the file is damaged."""
+        """The result of a unit, those columns whose names are wanted. Raises ValueError if there is none or the file is damaged
+        or was changed."""
         with self._opened(unit) as file:
-            return parquet.taken(file, self.path(unit), [name for name in file.schema_arrow.names if only(name)])
+            wanted = [name for name in file.schema_arrow.names if only(name)]
+            seal = self._seal(unit, file, wanted)
+            table = parquet.taken(file, self.path(unit), wanted)
+            seal.add(table)
+            seal.check(self.path(unit))
+            return table
 
     def groups(self, unit: str) -> Iterator[pa.Table]:
         """The result of a unit, one row group after another, for results that are too large to be read at once."""
         with self._opened(unit) as file:
+            seal = self._seal(unit, file, file.schema_arrow.names)
             for group in range(file.metadata.num_row_groups):
-                yield parquet.taken(file, self.path(unit), group=group)
+                table = parquet.taken(file, self.path(unit), group=group)
+                seal.add(table)
+                yield table
+            seal.check(self.path(unit))
 
     @contextmanager
     def _opened(self, unit: str) -> Iterator[pq.ParquetFile]:
@@ -113,8 +156,28 @@ class Results:
 
     def write(self, unit: str, table: pa.Table, *, group_rows: int = 4096) -> None:
         """Save the result of a unit. group_rows: the most rows of a row group."""
-        with whole_file(self.path(unit), lasting=False) as staging:
-            pq.write_table(table, local(staging), compression="zstd", row_group_size=group_rows, write_page_checksum=True)
+        with self.writing(unit, table.schema) as add:
+            add(table, group_rows)
+
+    @contextmanager
+    def writing(self, unit: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table, int], None]]:
+        """A context that saves a result from tables that its function takes, each with the most rows of a row group."""
+        seal = _Seal(f"{self.folder.name}/{unit}", schema.names)
+        kept = {"compression": "zstd", "write_page_checksum": True}
+        with whole_file(self.path(unit), lasting=False) as staging, pq.ParquetWriter(local(staging), schema, **kept) as writer:
+
+            def add(table: pa.Table, group_rows: int) -> None:
+                seal.add(table)
+                writer.write_table(table, row_group_size=group_rows)
+
+            yield add
+            writer.add_key_value_metadata({_SEAL: json.dumps(seal.digests())})
+
+    def _seal(self, unit: str, file: pq.ParquetFile, columns: Sequence[str]) -> _Seal:
+        said = json_of((file.metadata.metadata or {}).get(_SEAL.encode(), b"{}"), limit=CARD)
+        if not isinstance(said, dict) or set(said) != set(file.schema_arrow.names):
+            raise _changed(self.path(unit))
+        return _Seal(f"{self.folder.name}/{unit}", columns, said)
 
     def fail(self, unit: str, failure: Failure) -> None:
         """Save that a unit has no result, and why."""

@@ -19,9 +19,10 @@ _HASH = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 
 class Candidate(NamedTuple):
-    """A clip about which is decided. source: the name of its video or shard. content: the video's SHA-256, or the dataset clip's.
+    """A clip about which is decided. source: the name of its video. content: the video's SHA-256, or the dataset clip's.
 
-    guard: the clip of an evaluation set that it shows again, or "". reason: why it is no clip at all, or "".
+    guard: the clip of an evaluation set that it shows again, or "". reason: why it is no clip at all, or "". video: the SHA-256 of the
+    video that a dataset's clip was cut from, or "" if its row does not say.
     """
 
     source: str
@@ -33,6 +34,7 @@ class Candidate(NamedTuple):
     claims: OriginClaims
     guard: str = ""
     reason: str = ""
+    video: str = ""
 
 
 class Decision(NamedTuple):
@@ -101,7 +103,7 @@ class SelectionRules:
         patterns = [line for line in opted_out if not _HASH.fullmatch(line)]
 
         def look(clip: Candidate) -> Decision:
-            if clip.content in hashes:
+            if clip.content in hashes or clip.video in hashes:
                 return Decision("opt-out", "its owner opted out: its SHA-256 is in select.opt_out")
             names = (clip.source, clip.facts.origin)
             line = next((line for line in patterns if any(name and fnmatchcase(name, line) for name in names)), None)

@@ -63,7 +63,9 @@ def progress(work: Path) -> Iterator[StageProgress]:
     for folder in plan["stages"]:
         told: dict[str, str] = {}
         for path in sorted((work / UNITS).glob(f"{glob.escape(folder)}-*.parquet")):
-            table = parquet.read(path, within=work).cast(_TOLD)
+            table = parquet.read(path, within=work)
+            if not table.schema.equals(_TOLD) or table["name"].null_count or table["told"].null_count:
+                raise ValueError(f"{path} is not as sora curate wrote it; give the command of the curation again")
             told |= dict(zip(table["name"].to_pylist(), table["told"].to_pylist(), strict=True))
         if told:
             yield _progress(work, folder, told)

@@ -34,6 +34,17 @@ class Refused(NamedTuple):
     reason: str
 
 
+class TreeWords(NamedTuple):
+    """What differs between commands in messages. prefix: of keys. unwanted: why images are not used. wanted: what is looked for."""
+
+    prefix: str = "source."
+    unwanted: str = "source.images=false"
+    wanted: str = "video and no image"
+
+
+WORDS = TreeWords()
+
+
 class Tree(NamedTuple):
     """The files of a folder. files: those that can be opened, as relative paths in order. passed: all other entries, in order."""
 
@@ -41,7 +52,7 @@ class Tree(NamedTuple):
     passed: list[Passed]
 
 
-def tree(folder: Path, *, key: str, follow: bool = False, besides: Path | None = None) -> Tree:
+def tree(folder: Path, *, key: str, follow: bool = False, besides: Path | None = None, words: TreeWords = WORDS) -> Tree:
     """List a folder and its subfolders. follow: whether to walk linked folders, each once. besides: a folder to skip. key: for errors.
 
     Raises:
@@ -55,7 +66,8 @@ def tree(folder: Path, *, key: str, follow: bool = False, besides: Path | None =
         _walk(folder, "", found, follow, {_identity(os.stat(folder))}, left)
     except OSError as error:
         raise ValueError(f"{key}={folder} cannot be read: {error.strerror}") from None
-    return Tree(sorted(found.files), sorted(found.passed))
+    passed = [Passed(one.source, one.reason.replace(f" {WORDS.prefix}", f" {words.prefix}")) for one in found.passed]
+    return Tree(sorted(found.files), sorted(passed))
 
 
 def _walk(folder: Path, below: str, found: Tree, follow: bool, seen: set[tuple[int, int]], left: set[tuple[int, int]]) -> None:
@@ -126,25 +138,33 @@ class Sorted:
 
 
 def sorted_files(
-    folder: Path, run: Run, leave_out: Sequence[str], *, images: bool, follow: bool, besides: Path | None, key: str = "input"
+    folder: Path,
+    run: Run,
+    leave_out: Sequence[str],
+    *,
+    images: bool,
+    follow: bool,
+    besides: Path | None,
+    key: str = "input",
+    words: TreeWords = WORDS,
 ) -> Sorted:
     """The files of a folder and its subfolders, by the kind that their first bytes show. leave_out: patterns of paths to leave out.
 
     run: maps a function over items in guarded processes. See `tree` for the rest. Raises ValueError if there is no video and no image.
     """
-    held = tree(folder, key=key, follow=follow, besides=besides)
+    held = tree(folder, key=key, follow=follow, besides=besides, words=words)
     found = Sorted(passed=list(held.passed))
-    wanted = _wanted(held.files, leave_out)
-    found.passed += [Passed(name, "source.leave_out names it") for name in sorted(set(held.files) - set(wanted))]
+    wanted = _wanted(held.files, leave_out, words)
+    found.passed += [Passed(name, f"{words.prefix}leave_out names it") for name in sorted(set(held.files) - set(wanted))]
     chunks = [wanted[first : first + _AT_ONCE] for first in range(0, len(wanted), _AT_ONCE)]
     stills: list[str] = []
     for done in run(partial(_kinds, folder), chunks):
         for name, kind in zip(done.item, done.result or [done.reason] * len(done.item), strict=True):
-            _sort(found, stills, name, kind)
+            _sort(found, stills, name, kind, words)
     covered = {str(PurePosixPath(name).with_suffix("")) for name in found.media}
     for name in stills:
         if not images:
-            found.passed.append(Passed(name, "is an image, and source.images=false"))
+            found.passed.append(Passed(name, f"is an image, and {words.unwanted}"))
         elif str(PurePosixPath(name).with_suffix("")) in covered:
             found.passed.append(Passed(name, "is an image beside a video of its name: its cover"))
         else:
@@ -154,7 +174,7 @@ def sorted_files(
         told = [f"{one.source} {one.reason}" for one in [*found.refused, *found.passed_over(())]]
         if (folder / DATASET).is_file():
             raise ValueError(f"{key}={folder} is a dataset already, of shards with an index: train on it with data.folders=[{folder}]")
-        raise ValueError(f"{key}={folder} holds no video and no image" + (f"; {listed(told)}" if told else ": it is empty"))
+        raise ValueError(f"{key}={folder} holds no {words.wanted}" + (f"; {listed(told)}" if told else ": it is empty"))
     return found
 
 
@@ -163,15 +183,15 @@ def listed(told: Sequence[str], most: int = 3) -> str:
     return "; ".join([*told[:most], *([f"and {len(told) - most} more"] if len(told) > most else [])])
 
 
-def _wanted(names: Sequence[str], leave_out: Sequence[str]) -> list[str]:
+def _wanted(names: Sequence[str], leave_out: Sequence[str], words: TreeWords) -> list[str]:
     unmet = [pattern for pattern in leave_out if not any(fnmatchcase(name, pattern) for name in names)]
     if unmet:
         shown = ", ".join((*names[:5], "…") if len(names) > 5 else names)
-        raise ValueError(f"source.leave_out: no file is called {', '.join(unmet)}; there are {shown}")
+        raise ValueError(f"{words.prefix}leave_out: no file is called {', '.join(unmet)}; there are {shown}")
     return [name for name in names if not any(fnmatchcase(name, pattern) for pattern in leave_out)]
 
 
-def _sort(found: Sorted, stills: list[str], name: str, kind: MediaFormat | str) -> None:
+def _sort(found: Sorted, stills: list[str], name: str, kind: MediaFormat | str, words: TreeWords) -> None:
     """Put a file into its list. kind: the file's kind, or why it cannot be told."""
     meant = PurePosixPath(name).suffix.lower().removeprefix(".") in VIDEO_SUFFIXES | IMAGE_SUFFIXES
     if isinstance(kind, MediaFormat) and kind.read:
@@ -179,7 +199,7 @@ def _sort(found: Sorted, stills: list[str], name: str, kind: MediaFormat | str) 
         return
     why = kind if isinstance(kind, str) else f"is {kind.what}"
     if meant:
-        found.refused.append(Refused(name, 0.0, why if isinstance(kind, str) else f"{why}, no video and no image that is read here"))
+        found.refused.append(Refused(name, 0.0, why if isinstance(kind, str) else f"{why}, no {words.wanted} that is read here"))
     else:
         found.others[name] = why
 

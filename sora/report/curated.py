@@ -53,7 +53,8 @@ def view_of(curation: Curation, done: Curated, *, title: str, notes: Sequence[st
 
 
 def _shown(row: Mapping[str, Any]) -> ShownPart:
-    return ShownPart(row["source"], row["number"], row["start"], row["rule"], row["reason"], row["rule"] not in get_args(Fate))
+    named = row["key"] or row["source"]  # of a dataset's clip, its key: many have one source
+    return ShownPart(named, row["number"], row["start"], row["rule"], row["reason"], row["rule"] not in get_args(Fate))
 
 
 def _add(values: dict[str, list[float]], scores: Mapping[str, float], place: int) -> None:
@@ -72,7 +73,8 @@ def _ordered(values: dict[str, list[float]], selection: SelectionRules) -> list[
 def _view(name: str, values: list[float], selection: SelectionRules) -> ScoreView:
     least, most = selection.rules.get(name, (None, None))
     about = CHEAP_SCORES[name].meaning if name in CHEAP_SCORES else _BASIC.get(name, "")
-    return ScoreView(name=name, about=about, values=values, limits=(least, most))
+    unit = CHEAP_SCORES[name].unit if name in CHEAP_SCORES else ""
+    return ScoreView(name=name, about=about, values=values, limits=(least, most), unit=unit)
 
 
 @dataclass

@@ -34,6 +34,11 @@ NEAREST = 8  # clips that are shown on each side of a limit
 _GROUPS = 24  # groups of duplicates that are shown
 _MEMBERS = 6
 _CUTS = 24  # cuts that are shown
+_PARTS = {  # parts of videos that are no clips, see `sora.curation.spans`
+    "transition": "frames of a dissolve, fade or wipe",
+    "trimmed": "frames beside a cut",
+    "too short": "less than spans.least_seconds between two cuts",
+}
 _LISTED = 200  # videos without a clip
 
 
@@ -59,12 +64,18 @@ class Still(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class ScoreView:
     """One score over all clips. values: of the clips at the same places of `CurationView.clips`, NaN where there is none. about: what it
-    means. limits: the rule's [least, most], None for no limit."""
+    means. unit: of its values, "" for a share. limits: the rule's [least, most], None for no limit."""
 
     name: str
     about: str
     values: Sequence[float]
     limits: tuple[float | None, float | None] = (None, None)
+    unit: str = ""
+
+    @property
+    def told(self) -> str:
+        """The name, and what it means."""
+        return f"{self.name}: {self.about}" if self.about else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +126,9 @@ def _funnel(view: CurationView) -> list[Part]:
         drawn = plots.bars({row[0]: row[2] for row in rows}, across=unit)
         parts.append(Plot(drawn, f"What each rule left out, in {unit}, and what is kept"))
         parts.append(Table(("first reason", "parts", unit, f"of all {unit}"), [*rows, ("all", len(view.clips), scaled, "100 %")]))
+    explained = [f"{name}: {meaning}" for name, meaning in _PARTS.items() if name in view.losses]
+    if explained:
+        parts.append(Prose(f"Videos are parted at their cuts. {'; '.join(explained)}."))
     return parts + [Prose(note) for note in view.notes]
 
 
@@ -124,25 +138,37 @@ def _scores(view: CurationView) -> list[Part]:
         limits = [limit for limit in score.limits if limit is not None]
         if not any(math.isfinite(value) for value in score.values):
             continue
-        drawn = plots.histogram(score.values, across=score.name, limits=limits)
-        about = f"{score.name}: {score.about}" if score.about else score.name
-        found: list[Part] = [Plot(drawn, about)]
-        for limit in limits:
-            below, above = _beside(score.values, limit)
-            found += [Prose(f"just below {limit:g}"), _pictures(view, below, score)] if below else []
-            found += [Prose(f"at {limit:g} and just above"), _pictures(view, above, score)] if above else []
+        across = f"{score.name}{f', {score.unit}' if score.unit else ''}"
+        found: list[Part] = [Plot(plots.histogram(score.values, across=across, limits=limits), score.told)]
+        for name, limit in zip(("least", "most"), score.limits, strict=True):
+            if limit is not None:
+                found += _around(view, score, limit, least=name == "least")
         if not limits:
             low, high = _extremes(score.values)
-            found += [Prose("lowest"), _pictures(view, low, score), Prose("highest"), _pictures(view, high, score)]
-        parts += found if limits else [Folded(f"{score.name}: {score.about}" if score.about else score.name, found)]
+            found += _shelf(view, low, score, "lowest") + _shelf(view, high, score, "highest")
+        parts += found if limits else [Folded(score.told, found)]
     return parts or [Prose("No score was asked for.")]
 
 
-def _beside(values: Sequence[float], limit: float) -> tuple[list[int], list[int]]:
-    """The places of the values nearest to a limit on both sides, those nearest to it first."""
+def _around(view: CurationView, score: ScoreView, limit: float, *, least: bool) -> list[Part]:
+    """The clips nearest to a limit, which itself is allowed, on both sides."""
+    below, above = _beside(score.values, limit, least=least)
+    fits, not_ = "fits the rule", "does not fit the rule"
+    first = f"just below {limit:g}, which {not_}" if least else f"{limit:g} and just below, which {fits}"
+    second = f"{limit:g} and just above, which {fits}" if least else f"just above {limit:g}, which {not_}"
+    return _shelf(view, below, score, f"{score.name} {first}") + _shelf(view, above, score, f"{score.name} {second}")
+
+
+def _shelf(view: CurationView, places: Sequence[int], score: ScoreView, title: str) -> list[Part]:
+    return [Prose(title), _pictures(view, places, score)] if places else []
+
+
+def _beside(values: Sequence[float], limit: float, *, least: bool) -> tuple[list[int], list[int]]:
+    """The places of the values nearest to a limit on both sides, those nearest to it first. least: a value at the limit counts as above."""
     finite = [(value, place) for place, value in enumerate(values) if math.isfinite(value)]
-    below = sorted((item for item in finite if item[0] < limit), key=lambda item: (-item[0], item[1]))
-    above = sorted(item for item in finite if item[0] >= limit)
+    under = [item[0] < limit or (item[0] == limit and not least) for item in finite]
+    below = sorted((item for item, is_under in zip(finite, under, strict=True) if is_under), key=lambda item: (-item[0], item[1]))
+    above = sorted(item for item, is_under in zip(finite, under, strict=True) if not is_under)
     return [place for _, place in below[:NEAREST]], [place for _, place in above[:NEAREST]]
 
 
@@ -160,7 +186,8 @@ def _picture(view: CurationView, place: int, caption: str, moment: str = "middle
     still, clip = view.still(place, moment), view.clips[place]
     if still is None:
         return None
-    note = f"{clip.source} at {clip.when:.1f} s{f': {clip.reason}' if clip.reason else ''}"
+    fate = f"left out: {clip.rule}" if clip.rule else "kept"
+    note = f"{clip.source} at {clip.when:.1f} s, {fate}"
     return Picture(still.jpeg, still.width, still.height, caption, note)
 
 
@@ -171,16 +198,16 @@ def _cuts(view: CurationView) -> list[Part]:
     step = max(1, len(pairs) // _CUTS)
     pictures: list[Picture] = []
     for one, two in pairs[::step][:_CUTS]:
-        before = _picture(view, one, f"last frame of clip {view.clips[one].number}", "last")
-        after = _picture(view, two, f"first frame of clip {view.clips[two].number}", "first")
-        pictures += [picture for picture in (before, after) if picture]
-    return [Prose(f"Frames on both sides of {counted(len(pictures) // 2, 'cut')}."), PictureGrid(pictures)] if pictures else []
+        before = _picture(view, one, f"clip {view.clips[one].number} ends", "last")
+        after = _picture(view, two, f"clip {view.clips[two].number} begins", "first")
+        pictures += [before, after] if before and after else []
+    return [Prose(f"Frames on both sides of {counted(len(pictures) // 2, 'cut')}."), PictureGrid(pictures, paired=True)] if pictures else []
 
 
 def _duplicates(view: CurationView) -> list[Part]:
     parts: list[Part] = []
     for group in view.groups[:_GROUPS]:
-        shown = [_picture(view, place, "kept of this group" if place == group[0] else "repeats it") for place in group[:_MEMBERS]]
+        shown = [_picture(view, place, "the best of this group" if place == group[0] else "shows the same") for place in group[:_MEMBERS]]
         more = f", {len(group) - _MEMBERS} more of them" if len(group) > _MEMBERS else ""
         parts += [Prose(f"{counted(len(group), 'clip shows', 'clips show')} the same{more}"), PictureGrid([one for one in shown if one])]
     left = len(view.groups) - _GROUPS

@@ -118,9 +118,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class PictureGrid:
-    """A grid of still images."""
+    """A grid of still images. paired: each two of them stay side by side."""
 
     items: Sequence[Picture]
+    paired: bool = False
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ def bars(values: Mapping[str, float], *, across: str) -> str:
 def histogram(values: Sequence[float], *, across: str, limits: Sequence[float] = (), bins: int = 40) -> str:
     """A histogram as one `<svg>` element, with a dashed line at each of `limits`. Values that are not finite are left out."""
     figure, axes = _pyplot().subplots(figsize=(WIDE, 2.2), layout="constrained")
-    axes.hist([value for value in values if math.isfinite(value)], bins=bins, color=COLOURS[0])
+    finite = [value for value in values if math.isfinite(value)]
+    ends = [*finite, *limits]  # bars are as wide as the axis asks for, also where all values are equal and a limit is far
+    axes.hist(finite, bins=bins, range=(min(ends), max(ends)) if ends else None, color=COLOURS[0])
     for limit in limits:
         axes.axvline(limit, color=COLOURS[1], linewidth=1.4, linestyle=(0, (4, 3)))
     axes.set_xlabel(_plain(across))

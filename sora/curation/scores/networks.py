@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,7 +99,18 @@ class ClipScorer:
         self._given |= {"kernel": kernel, "crop": crop, "mean": tuple(mean), "deviation": tuple(deviation), "batch": batch}
 
     def identity(self) -> str:
-        return f"clip {self._model.fingerprint} {self._count} frames {json.dumps(self._settings, sort_keys=True)}"
+        """What the scores depend on. Raises ValueError where the model is neither a local folder nor in the hub's local cache."""
+        try:
+            fingerprint = self._model.fingerprint
+        except ValueError as error:
+            source = self._given["source"]
+            if Path(source).is_dir():
+                raise
+            raise ValueError(
+                f"a scorer's source={source} is no local folder and no model at hand: download it (hf download {source}), or give "
+                "a folder as `source` in an option of your own, DIR/scorer/NAME.yaml, and call it with --config-dir=DIR scorers=[NAME]"
+            ) from error
+        return f"clip {fingerprint} {self._count} frames {json.dumps(self._settings, sort_keys=True)}"
 
     def frames(self, count: int) -> list[int]:
         return spread(count, self._count)

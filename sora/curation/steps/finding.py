@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,10 @@ CLIPS = pa.schema(
     ]
 )  # the result of `cuts` and `clips`: one row for each stretch of frames. key: of a dataset's clip, digest: the SHA-256 of its bytes.
 # reason: why it is no clip, or ""
+LISTED = pa.schema(
+    [*CLIPS, *((name, pa.string()) for name in ("source", "licence", "consent", "origin", "video")), ("synthetic", pa.bool_())]
+)
+# the result of `clips`: also what the dataset's row says of where a clip is from. video: the SHA-256 of the video that it was cut from
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class ListClips:
     """The stage `clips` of a dataset's shard: its rows."""
 
     def stage(self) -> CurationStage:
-        return CurationStage("clips", 1)
+        return CurationStage("clips", 2)
 
     def __call__(self, work: UnitWork) -> pa.Table:
         index, unit = Index.open(work.unit.path), work.unit
@@ -125,13 +129,21 @@ class ListClips:
             [
                 {"number": number, "key": row.key, "first": 0, "end": row.frames, "start": row.start, "duration": row.duration}
                 | {"fps": row.fps, "height": row.height, "width": row.width, "digest": row.sha256, "reason": ""}
+                | {"source": row.source, "licence": row.licence, "consent": row.consent, "synthetic": row.extra.get("synthetic") is True}
+                | {"origin": _text(row.extra, "origin"), "video": _text(row.extra, "sha256_of_source")}
                 for number, row in enumerate(rows)
-            ]
+            ],
+            LISTED,
         )
 
 
-def clip_table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.table({name: [row[name] for row in rows] for name in CLIPS.names}, schema=CLIPS)
+def _text(extra: Mapping[str, Any], name: str) -> str:
+    said = extra.get(name)
+    return said if isinstance(said, str) else ""
+
+
+def clip_table(rows: list[dict[str, Any]], schema: pa.Schema = CLIPS) -> pa.Table:
+    return pa.table({name: [row[name] for row in rows] for name in schema.names}, schema=schema)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,11 @@ class ModelScoring:
     name: str
     scorer: FrameScorer
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its scores."""
+        return tuple(self.scorer.names)
+
     def stage(self, listing: CurationStage) -> CurationStage:
         return CurationStage(f"score_{self.name}", 1, {"scorer": self.scorer.identity(), "reader": PYAV.identity()}, (listing,))
 

@@ -39,6 +39,8 @@ SCORED = pa.schema(
 class CheapScoring:
     """The stage `scores`."""
 
+    names = tuple(CHEAP_SCORES)
+
     def stage(self, listing: CurationStage) -> CurationStage:
         return CurationStage("scores", 1, {"reader": PYAV.identity(), "scores": cheap_identity()}, (listing,))
 
