@@ -72,8 +72,22 @@ def test_no_more_is_taken_than_may_wait_and_what_is_left_is_not_taken():
 
 
 def children():
+    """The processes of this one that began within the test: others, such as a reader's child, may be there from tests before."""
+    return [number for number in _children() if number not in _before]
+
+
+def _children():
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         return [int(word) for word in file.read().split()]
+
+
+_before: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def known_children():
+    _before.clear()
+    _before.update(_children())
 
 
 class Odd(Exception):
