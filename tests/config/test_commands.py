@@ -79,6 +79,8 @@ def test_no_message_writes_a_place_into_a_command_by_itself():
 class Clips:
     """What an index says of clips' sizes."""
 
+    selection = None
+
     def __init__(self, *sizes: tuple[int, int, int]) -> None:
         self.frames, self.heights, self.widths = (np.array(each) for each in zip(*sizes, strict=True))
 
