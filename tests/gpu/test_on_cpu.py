@@ -28,7 +28,7 @@ def gpu_check(*words, blocked=()):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, timeout=580)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_every_section_runs_on_a_cpu(tmp_path):
     """Heavy packages that a bare machine may lack are blocked; a network and an installation are not needed."""
