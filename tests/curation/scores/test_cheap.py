@@ -292,7 +292,7 @@ def test_memory_grows_with_signatures_only() -> None:
         tracemalloc.stop()
         return highest
 
-    peak(600, 25)  # fills Python's lists of free objects
+    peak(1200, 50)  # fills Python's lists of free objects
     pictures = (1200 - 300) / 24 * 2
-    assert peak(1200, 1) < peak(300, 1) + 1000 * pictures  # of which 408 are the signature and the rest Python's objects
-    assert peak(2400, 100) < peak(600, 25) + 80_000  # the scores and signatures of 75 clips of a second would take more
+    assert peak(1200, 1) < peak(300, 1) + 1200 * pictures  # of which 408 are the signature and the rest Python's objects
+    assert peak(2400, 100) < peak(1200, 50) + 50_000  # the scores and signatures of 50 clips of a second would take twice as much
