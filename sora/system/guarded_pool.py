@@ -344,7 +344,7 @@ def _start(parent: Parent, hold: Hold, start: Start) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # its default kills the process even inside a decoder
-    limit = int(hold.memory_gb * 2**30)
+    limit = min(int(hold.memory_gb * 2**30), sys.maxsize)  # what the system call takes
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     if hold.apart:
