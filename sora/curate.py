@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sora.gate.sizes import Number, refuse_numbers
-from sora.system.terminal import counted
+from sora.system.terminal import counted, counting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,7 @@ def main(composed: Composed) -> None:
     work.mkdir(parents=True, exist_ok=True)
     engine = build(config.engine)
     try:
-        curation = Curation(place, work, settings(config), engine=engine, counting=_counting, part=JobPart.of(config.part))
+        curation = Curation(place, work, settings(config), engine=engine, counting=counting, part=JobPart.of(config.part))
         done = curation.run(until=config.until, retry=config.retry == "failed")
     finally:
         engine.close()
@@ -153,12 +153,6 @@ def duplicates(config: Any) -> Deduplication | None:
     return Deduplication(overlap=said.overlap, against=[Path(place) for place in said.against])
 
 
-def _counting(what: str, total: int) -> Any:
-    from sora.system.terminal import counting
-
-    return counting(what, total)
-
-
 def tell(done: Curated, work: Path, part: Any, *, retried: bool = False) -> None:
     """Say what came of it, and what comes next."""
     from sora.config.command_line.commands import command
@@ -226,8 +220,6 @@ def page(curation: Curation, done: Curated, work: Path, text: Any) -> None:
 
 def cut_captions(text: Any, done: Curated) -> list[str]:
     """Lines on the captions that a text encoder would cut, or that nobody can know it here."""
-    from itertools import islice
-
     from sora.config.build import build
     from sora.data.index.index import Index
     from sora.text.limits import cuts
@@ -235,7 +227,7 @@ def cut_captions(text: Any, done: Curated) -> list[str]:
     said = [one.text for facts in done.inputs.facts.values() for one in facts.captions]
     if done.inputs.dataset is not None:
         index = Index.open(done.inputs.dataset)
-        said = [one.text for row in islice(range(len(index)), CAPTIONS) for one in index.captions(row)]
+        said = [one.text for row in range(min(len(index), CAPTIONS)) for one in index.captions(row)]
     if not said:
         return []
     try:

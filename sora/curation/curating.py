@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sora.curation.inputs import Inputs, InputSettings, Unhashed, Unit, inputs_o
 from sora.curation.joining import Making, NothingMade, Shards, write_dataset
 from sora.curation.results import CurationStage, Results, hashed
 from sora.curation.running import Step, forget_failed, run_step, tally
+from sora.curation.scores.table import BASIC_SCORES
 from sora.curation.selecting import SelectionRules
 from sora.curation.status import write_stages, write_units
 from sora.curation.steps.deduplicating import Copies, Deduplication, Scored
@@ -25,6 +26,7 @@ from sora.curation.steps.modelling import ModelScoring, texts_of
 from sora.curation.steps.scoring import CheapScoring
 from sora.curation.steps.transcoding import Transcode
 from sora.curation.writing_sets import WrittenSets, write_sets
+from sora.data.index.index import DATASET
 from sora.data.index.units import WHOLE, JobPart
 from sora.ingest.tree import Refused
 from sora.system.locks import LockHeld
@@ -106,7 +108,7 @@ class Curation:
 
     @cached_property
     def from_dataset(self) -> bool:
-        return (self.place / "dataset.json").is_file()
+        return (self.place / DATASET).is_file()
 
     @cached_property
     def listing(self) -> Step:
@@ -180,10 +182,10 @@ class Curation:
         """Raise ValueError for settings that would only end hours of work."""
         if self.from_dataset and until not in (None, "scores", "select"):
             raise ValueError(f"until={until}: a dataset's clips are scored and selected, not {_NOT[until]}; until=scores or until=select")
-        names = {"fps", "height", "width", "seconds", *(name for one in self.settings.scoring for name in one.names)}
+        names = {*BASIC_SCORES, *(name for one in self.settings.scoring for name in one.names)}
         self.settings.selection.deciding().refuse_unknown(names)
         for place in self.settings.duplicates.against if self.settings.duplicates else ():
-            if not (place / "dataset.json").is_file():
+            if not (place / DATASET).is_file():
                 raise ValueError(f"duplicates.against: {place} is no dataset; sora prepare or sora data index makes one")
 
     def _decided(self, inputs: Inputs, *, until: str | None, retry: bool) -> Curated:
@@ -265,12 +267,7 @@ class Curation:
         return name
 
     def _transcode(self, chunks: dict[str, _Chunk], *, retry: bool) -> None:
-        step = self._step(
-            self.settings.transcode.stage(),
-            self.settings.transcode,
-            tables=lambda unit: {"kept": chunks[unit.name].table()},
-            group_rows=1,
-        )
+        step = replace(self.transcode, tables=lambda unit: {"kept": chunks[unit.name].table()})
         units = [chunk.unit for chunk in chunks.values()]
         mine = list(self.part.some(units).values())
         write_units(self.work, step, units, WHOLE)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from sora.curation.inputs import Inputs, SourceFacts, Unit
 from sora.curation.results import Results
 from sora.curation.running import Step
+from sora.curation.scores.table import BASIC_SCORES
 from sora.curation.selecting import KEPT, Candidate, Decider, SelectionRules
 from sora.curation.steps.deduplicating import Copies, Member
 from sora.safety.claims import NO_CLAIMS, OriginClaims
@@ -35,9 +36,6 @@ DECIDED = pa.schema(
 _ROWS = 8192  # rows that are written together
 
 
-NO_COPIES = Copies()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Judged:
     """What is decided on. clips, scores: the steps that list and score clips; probed: that of a video's facts. copies: clips that show the
@@ -47,7 +45,7 @@ class Judged:
     clips: Step
     scores: Sequence[Step]
     probed: Step | None
-    copies: Copies = NO_COPIES
+    copies: Copies
 
     def lost(self, unit: Unit) -> str | None:
         """Why a unit has no clips to decide on; None if it has."""
@@ -67,7 +65,7 @@ class Judged:
         facts, claims = self.inputs.facts.get(unit.name, SourceFacts()), self._claims(unit)
         for row in self.clips.read(unit).to_pylist():
             listed = unit.shard is not None  # then what is known of it stands in its own row
-            known = {"fps": row["fps"], "height": float(row["height"]), "width": float(row["width"]), "seconds": row["duration"]}
+            known = {name: float(row[column]) for name, column in zip(BASIC_SCORES, ("duration", "height", "width", "fps"), strict=True)}
             candidate = Candidate(
                 source=row["source"] if listed else unit.told,
                 content=row["digest"] if listed else unit.name,

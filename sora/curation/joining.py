@@ -11,14 +11,15 @@ from sora.curation.deciding import decided
 from sora.curation.inputs import Inputs, SourceFacts, Unit
 from sora.curation.results import Results
 from sora.curation.running import Step
+from sora.curation.scores.table import BASIC_SCORES
 from sora.curation.steps.transcoding import Transcode
 from sora.data.index.index import DATASET, ClipFacts, DatasetWriter
 from sora.gate.texts import LIST, read_json
+from sora.ingest.preparing import REPORT
 from sora.ingest.sources import STREAM, Splits
 from sora.system.files import whole_folder, write_json
 from sora.system.locks import NAME, alone_in, short
 
-REPORT = "report.json"
 KEY = 16  # digits of a video's hash in the keys of its clips
 
 
@@ -93,7 +94,7 @@ class Making:
             start=row["start"],
             licence=known.licence,
             consent=known.consent,
-            scores={name: value for name, value in row["scores"].items() if name not in ("fps", "height", "width", "seconds")},
+            scores={name: value for name, value in row["scores"].items() if name not in BASIC_SCORES},
             extra=extra,
         )
 

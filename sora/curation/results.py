@@ -93,7 +93,7 @@ class _Seal:
 
 
 def _changed(path: Path) -> ValueError:
-    return ValueError(f"{path} is not as sora curate wrote it; remove it, and it is made again")
+    return ValueError(f"{path} is not as sora curate wrote it")
 
 
 class Results:

@@ -22,10 +22,6 @@ class Tally(NamedTuple):
     barred: int
     left: int
 
-    @property
-    def total(self) -> int:
-        return sum(self)
-
 
 def own_name(unit: Unit) -> str:
     return unit.name

@@ -49,13 +49,14 @@ KEPT = Decision()
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionRules:
-    """Rules that choose clips, tried in this order: opt-outs, claims, licence, consent, scores, duplicates, quotas.
+    """Rules that choose clips, tried in this order: opt-outs, claims, licence, consent, scores, evaluation sets, duplicates, quotas.
 
     rules: [least, most] for scores by name; null for no limit. opt_out: a file with, on each line, the SHA-256 of a video or a pattern of
     the paths of sources. licences, consents: those that are allowed (None: any; "" is one that is not known). claims: what a C2PA claim
     leads to: "refuse" leaves out what may not be used for training, "ignore" does not. unread_claims: the same for manifests that cannot be
     read. synthetic: "keep" or "refuse" clips that a claim says a model made; kept ones are marked. duplicates: "refuse" or "ignore".
-    quotas: {by: a score's name or "source", most: clips of each value}; bins: the width of a score's bins.
+    quota_by: a score's name or "source", of each value of which quota_most clips are kept. quota_width: values of a score that lie in one
+    interval of this width count as one.
     """
 
     rules: Mapping[str, Sequence[float | None]] = field(default_factory=dict)

@@ -10,13 +10,12 @@ from typing import Any, get_args
 
 from sora.curation.curating import Curated, Curation
 from sora.curation.deciding import decided
-from sora.curation.scores.table import CHEAP_SCORES
+from sora.curation.scores.table import BASIC_SCORES, CHEAP_SCORES
 from sora.curation.selecting import SelectionRules
 from sora.curation.spans import Fate
 from sora.curation.steps.scoring import CheapScoring
 from sora.report.curation import CurationView, ScoreView, ShownPart, Still
 
-_BASIC = {"seconds": "Seconds of the clip.", "height": "Rows of pixels.", "width": "Columns of pixels.", "fps": "Frames a second."}
 _KEPT = 64  # units whose stills stay in memory
 
 
@@ -72,7 +71,7 @@ def _ordered(values: dict[str, list[float]], selection: SelectionRules) -> list[
 
 def _view(name: str, values: list[float], selection: SelectionRules) -> ScoreView:
     least, most = selection.rules.get(name, (None, None))
-    about = CHEAP_SCORES[name].meaning if name in CHEAP_SCORES else _BASIC.get(name, "")
+    about = CHEAP_SCORES[name].meaning if name in CHEAP_SCORES else BASIC_SCORES.get(name, "")
     unit = CHEAP_SCORES[name].unit if name in CHEAP_SCORES else ""
     return ScoreView(name=name, about=about, values=values, limits=(least, most), unit=unit)
 

@@ -243,7 +243,7 @@ def _bar(what: str, unit: str) -> Iterator[Told]:
 
 
 @contextmanager
-def counting(what: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
+def counting(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
     """A context that shows progress on stdout; yields a function of (done, clips made so far). It starts no thread, so the caller may fork.
 
     total: None if it is not known.

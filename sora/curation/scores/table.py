@@ -20,6 +20,8 @@ class CheapScore(NamedTuple):
     better: Literal["lower", "higher", "neither"]
 
 
+# What every clip has, without any stage that scores: the rules may be about these, too.
+BASIC_SCORES = {"seconds": "Seconds of the clip.", "height": "Rows of pixels.", "width": "Columns of pixels.", "fps": "Frames a second."}
 CHEAP_SCORES: dict[str, CheapScore] = {
     "letterbox": CheapScore("Share of the height that black bars above and below take.", 1.0, "", "lower"),
     "pillarbox": CheapScore("Share of the width that black bars to the left and right take.", 1.0, "", "lower"),
