@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sora.curation.results import hashed
 from sora.data.index.index import DATASET, Index
-from sora.data.index.rows import Caption
+from sora.data.index.rows import Caption, write_table
 from sora.data.index.units import WHOLE, JobPart
 from sora.gate import parquet
 from sora.gate.records import TABLES, lines_of, read_bytes, records, refuse_half, text_of
@@ -283,17 +283,8 @@ def _hashes(
     rows = [(name, *mark, found[name]) for name in names if (mark := marks[name]) and len(found[name]) == 64]
     if left and rows:
         columns = dict(zip(_CACHE.names, map(list, zip(*rows, strict=True)), strict=True))
-        _write(work / f"{KNOWN}-{part.number}-of-{part.of_all}.parquet", pa.table(columns, schema=_CACHE))
+        write_table(work / f"{KNOWN}-{part.number}-of-{part.of_all}.parquet", pa.table(columns, schema=_CACHE))
     return found
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    import pyarrow.parquet as pq
-
-    from sora.system.files import local, whole_file
-
-    with whole_file(path) as staging:
-        pq.write_table(table, local(staging), compression="zstd")
 
 
 def _mark(home: Path, name: str) -> tuple[int, int, int] | None:

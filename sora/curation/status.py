@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sora.curation.inputs import Unit
 from sora.curation.results import Results
 from sora.curation.running import Step
+from sora.data.index.rows import write_table
 from sora.data.index.units import JobPart
 from sora.gate import parquet
 from sora.gate.forms import Fields, fitting, text, whole
 from sora.gate.texts import LIST, read_json
-from sora.system.files import local, whole_file, write_json
+from sora.system.files import write_json
 
 PLAN, UNITS = "curation.json", "plan"
 _LATEST = 256  # results by whose times a rate is measured
@@ -48,8 +48,7 @@ def write_stages(work: Path, stages: Sequence[Results]) -> None:
 def write_units(work: Path, step: Step, units: Sequence[Unit], part: JobPart) -> None:
     """Write the units that a job is to do of a stage, for `progress`."""
     table = pa.table({"name": [step.named(unit) for unit in units], "told": [unit.told for unit in units]}, schema=_TOLD)
-    with whole_file(work / UNITS / f"{step.stage.folder}-{part.number}-of-{part.of_all}.parquet") as staging:
-        pq.write_table(table, local(staging), compression="zstd")
+    write_table(work / UNITS / f"{step.stage.folder}-{part.number}-of-{part.of_all}.parquet", table)
 
 
 _TOLD = pa.schema([("name", pa.string()), ("told", pa.string())])
