@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import tracemalloc
 from itertools import islice, repeat
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+import sora
 from sora.curation.scores.cheap import SHORT, analysis_size, cheap_scores
 from sora.curation.scores.table import CHEAP_SCORES
 from sora.curation.spans import Span
 from sora.gate.confine import confine
 from sora.video.files import Shown
 from tests.curation.clips import HEIGHT, WIDTH, panned, scores, shown, texture
+
+CHECKOUT = Path(sora.__file__).resolve().parent.parent
 
 
 def barred(frames: np.ndarray, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0, shade: int = 0) -> np.ndarray:
@@ -278,21 +285,26 @@ def test_frames_of_any_size_are_scored(height: int, width: int) -> None:
         assert len(found.signature.pictures) == 2
 
 
+def peak(frames: int, spans: int) -> int:
+    """The most bytes that Python held at once while a film of so many frames was scored in so many spans."""
+    picture = texture(48, 64)
+    film = (Shown(picture, number / 24, True) for number, picture in enumerate(repeat(picture, frames)))
+    each = frames // spans
+    tracemalloc.start()
+    for _ in islice(cheap_scores(film, (Span(i * each, (i + 1) * each) for i in range(spans)), fps=24), spans):
+        pass
+    highest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return highest
+
+
 @pytest.mark.slow
 def test_memory_grows_with_signatures_only() -> None:
-    picture = texture(48, 64)
-
-    def peak(frames: int, spans: int) -> int:
-        film = (Shown(picture, number / 24, True) for number, picture in enumerate(repeat(picture, frames)))
-        each = frames // spans
-        tracemalloc.start()
-        for _ in islice(cheap_scores(film, (Span(i * each, (i + 1) * each) for i in range(spans)), fps=24), spans):
-            pass
-        highest = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return highest
-
-    peak(1200, 50)  # fills Python's lists of free objects
+    # In a process of its own: other threads of this one are counted, too. The first calls fill Python's lists of free objects.
+    calls = "[peak(*of) for of in ((4800, 200), (4800, 200), (300, 1), (1200, 1), (1200, 50), (4800, 200))]"
+    code = f"import gc; from {__name__} import peak; gc.disable(); print({calls})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    _, _, short, long, some, many = json.loads(done.stdout)
     pictures = (1200 - 300) / 24 * 2
-    assert peak(1200, 1) < peak(300, 1) + 1200 * pictures  # of which 408 are the signature and the rest Python's objects
-    assert peak(2400, 100) < peak(1200, 50) + 50_000  # the scores and signatures of 50 clips of a second would take twice as much
+    assert long < short + 1200 * pictures  # of which 408 are the signature and the rest Python's objects
+    assert many < some + 25_000  # the scores and signatures of 150 clips of a second would take twelve times as much
