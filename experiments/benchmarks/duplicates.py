@@ -23,7 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sora.curation.duplicates.grouping import ClipColumns, find_duplicates
-from sora.curation.duplicates.signature import CROPS, PICTURE, Signature
+from sora.curation.duplicates.signature import PARTS, PICTURE, Signature
 from sora.curation.scores.cheap import analysis_size, cheap_scores
 from sora.curation.spans import Span
 from sora.system.files import write_json
@@ -174,7 +174,7 @@ def false_merges(signatures: list[Signature], facts: list[object]) -> int:
 def seconds_for(hashes: int, *, pictures: int = 5) -> float:
     """Processor seconds for so many random hashes and pictures, one clip in a hundred a copy of another with changed bits."""
     rng = np.random.default_rng(0)
-    values = rng.integers(0, 1 << 64, (hashes, len(CROPS)), dtype=np.uint64)
+    values = rng.integers(0, 1 << 64, (hashes, len(PARTS)), dtype=np.uint64)
     content = rng.integers(0, 256, (hashes, PICTURE), dtype=np.uint8)
     count = hashes // pictures
     for copy in range(0, count - 1, 100):
