@@ -1,8 +1,9 @@
 """Duplicates among clips: how many copies are found, how many different clips are merged, and how time grows. Writes duplicates.json.
 
 Originals are stretches of the films that a package brings and clips of the world, each encoded; every original has one copy of each kind,
-encoded anew, and each kind is looked for by itself among all originals. Thresholds were set on `TUNED`; the figures are of `HELD_OUT`, other stretches and
-other draws of the world. `false_merges` counts matches among 2,000 clips of the world whose facts differ, and groups of different originals. Time is processor time.
+encoded anew, and each kind is looked for by itself among all originals. Thresholds were set on `TUNED`; the figures are of `HELD_OUT`,
+other stretches and other draws of the world. `false_merges` counts matches among 2,000 clips of the world whose facts differ, and groups of
+different originals. Time is processor time.
 """
 
 from __future__ import annotations

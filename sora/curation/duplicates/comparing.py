@@ -69,6 +69,9 @@ class _View(NamedTuple):
     width: float = 1.0
 
 
+_WHOLE = _View()
+
+
 class _Seen(NamedTuple):
     """What pictures show in a view; colour about 0."""
 
@@ -76,11 +79,11 @@ class _Seen(NamedTuple):
     colour: Float[ndarray, "k 2 8 8"]
 
     @classmethod
-    def of(cls, pictures: UInt8[ndarray, "k 384"], view: _View = _View()) -> _Seen:
+    def of(cls, pictures: UInt8[ndarray, "k 384"], view: _View) -> _Seen:
         values = pictures.astype(np.float32)
         luma = values[:, : SIDE * SIDE].reshape(-1, SIDE, SIDE)
         colour = values[:, SIDE * SIDE :].reshape(-1, 2, COLOURS, COLOURS) - 128
-        if view == _View():
+        if view == _WHOLE:
             return cls(luma, colour)
         (down, across), (below, beside) = ((means(n, n, *view[:2]), means(n, n, *view[2:])) for n in (SIDE, COLOURS))
         return cls(down @ luma @ across.T, below @ colour @ beside.T)
@@ -99,18 +102,18 @@ def difference(one: UInt8[ndarray, "k 384"], other: UInt8[ndarray, "k 384"]) -> 
         return float("inf")
     # Equal ones in an order that does not depend on which comes first.
     one, other = sorted((one, other), key=lambda pictures: pictures.tobytes())
-    plain = _either(_Seen.of(one), _Seen.of(other))
+    plain = _either(_Seen.of(one, _WHOLE), _Seen.of(other, _WHOLE))
     if plain <= SAME_ALONE or plain > HOPELESS:
         return plain
     looked_at = np.flatnonzero(telling)[np.linspace(0, telling.sum() - 1, min(LOOKED_AT, telling.sum())).round().astype(int)]
     views = [(_closest(first[looked_at], second[looked_at]), first, second) for first, second in ((one, other), (other, one))]
     (_, view), first, second = max(views, key=lambda each: each[0][0])
-    return min(plain, _either(_Seen.of(first, view), _Seen.of(second)))
+    return min(plain, _either(_Seen.of(first, view), _Seen.of(second, _WHOLE)))
 
 
 def _closest(whole: UInt8[ndarray, "k 384"], part: UInt8[ndarray, "k 384"]) -> tuple[float, _View]:
     """The view of the first pictures whose luma correlates best with that of the others, and the correlation."""
-    luma, wanted = _Seen.of(whole).luma, _Seen.of(part).luma
+    luma, wanted = _Seen.of(whole, _WHOLE).luma, _Seen.of(part, _WHOLE).luma
     wanted = wanted - wanted.mean((-2, -1), keepdims=True)
     strips = [(0.0, 1.0), *((cut * place, 1 - cut) for cut in CUTS for place in (0.0, 0.5, 1.0))]
     best, down, across = _correlated(luma, wanted, strips, strips)
@@ -145,7 +148,9 @@ def _correlated(
 def _either(one: _Seen, other: _Seen) -> float:
     """The error that all but a fifth of the pictures stay within, whichever of the two clips is the brighter one."""
     place = max(0, int(np.ceil(MOST * len(one.luma))) - 1)
-    return min(float(np.sort(_errors(*pair))[place]) for pair in ((one, other), (other, one)))
+    one, other = sorted((one, other), key=lambda seen: float(seen.luma.std()))  # mostly, the brighter one has more contrast
+    error = float(np.sort(_errors(one, other))[place])
+    return error if error <= SAME_ALONE else min(error, float(np.sort(_errors(other, one))[place]))
 
 
 def _errors(one: _Seen, other: _Seen) -> Float[ndarray, " k"]:
