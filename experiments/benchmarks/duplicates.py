@@ -111,7 +111,7 @@ def copies(source: np.ndarray, fps: float, rng: np.random.Generator) -> Iterator
     yield "half size", encoded(half, fps, FAIR)
     yield "crop in the middle", encoded(cropped(clip, 0.5, 0.5), fps, FAIR)
     yield "crop of a corner", encoded(cropped(clip, *rng.integers(0, 2, 2).tolist()), fps, FAIR)
-    yield "crop of an edge", encoded(cropped(clip, *rng.permutation([rng.integers(0, 2), 0.5]).tolist()), fps, FAIR)
+    yield "crop of an edge", encoded(cropped(clip, *rng.permutation(np.array([rng.integers(0, 2), 0.5])).tolist()), fps, FAIR)
     yield "crop anywhere", encoded(cropped(clip, *rng.random(2).tolist()), fps, FAIR)
     yield "mirror", encoded(clip[:, :, ::-1], fps, FAIR)
     yield "second later", encoded(source[2 * second :], fps, FAIR)
