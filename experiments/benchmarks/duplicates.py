@@ -54,7 +54,7 @@ class Originals(NamedTuple):
 HALVES = (0.0, 0.5), (0.5, 1.0)
 TUNED = Originals((Stretch("bikes.mp4", (0.0, 0.5)), Stretch("carphone_pristine.mp4")), 0)
 HELD_OUT = Originals(
-    (Stretch("bikes.mp4", (0.5, 1.0)), *(Stretch("bigbuckbunny.mp4", down=down, across=across) for down in HALVES for across in HALVES)), 1
+    (Stretch("bikes.mp4", (0.5, 1.0)), *(Stretch("bigbuckbunny.mp4", down=down, across=across) for down in HALVES for across in HALVES)), 7
 )
 
 

@@ -14,15 +14,20 @@ from numpy import ndarray
 
 from sora.curation.duplicates.signature import COLOURS, PERIOD, SIDE, Signature, informative, means, mirrored
 
-CUTS = (0.04, 0.08, 0.12)  # shares of a picture's sides that the other clip may have cut off, tried first
+CUTS = (0.04, 0.08)  # shares of a picture's sides that the other clip may have cut off, tried first
 FINER = (-0.02, -0.01, 0.0, 0.01, 0.02), (-0.02, 0.0, 0.02)  # changes of where a part begins, and of its length, tried next
+SMALLEST = 0.9  # share of a picture's sides that a part has at least
 LOOKED_AT = 4  # pictures by which the part is found
 LEVELS = 3.0  # grey levels by which equal pictures differ through coding
 SLIP = 0.5  # pixels of the small picture by which equal places may be apart
 WORST = 10, 6  # places of luma and of colour, those that differ most, over which the error is averaged
 CLIPPED = 8  # levels from black and white within which a place may be clipped
-BRIGHTER = 2.0  # greatest ratio of contrasts
-SAME, SAME_ALONE = 1.15, 0.9  # greatest error of pictures that show the same; of one picture that stands for a whole clip
+BRIGHTER = 1.4  # greatest ratio of contrasts
+# The greatest error of pictures that show the same is `PLAIN` for one thing on a plain ground, which others look much like, and grows with
+# detail above `LITTLE` (see `_detail`) by `SLOPE` up to `SAME`; it is at most `ALONE` for a picture that stands for a whole clip.
+PLAIN, LITTLE, SLOPE, SAME, ALONE = 0.78, 1.2, 0.7, 1.1, 0.9
+SURE = 0.97  # least correlation of a part with little detail
+ALIKE = 0.7  # least correlation at which a part is looked for more closely
 STRETCH = 1.2  # greatest ratio of the clips' proportions: cropping and imprecise bars change them, another picture often has others
 MOST = 0.8  # share of the pictures common to both clips that must be the same
 HOPELESS = 12.0  # an error of whole pictures that no part makes good
@@ -55,7 +60,7 @@ def aligned(one: Signature, other: Signature, *, mirror: bool, overlap: float) -
         length = min(len(first.pictures) - begin, len(other.pictures) - start)
         pair = first.pictures[begin : begin + length], other.pictures[start : start + length]
         error = difference(*pair)
-        if error <= (SAME if length > 1 else SAME_ALONE) and (best is None or error < best.error):
+        if error <= (SAME if length > 1 else ALONE) and (best is None or error < best.error):
             best = Alignment(offset * PERIOD, error)
     return best
 
@@ -95,40 +100,83 @@ class _Seen(NamedTuple):
 
 
 def difference(one: UInt8[ndarray, "k 384"], other: UInt8[ndarray, "k 384"]) -> float:
-    """The error that all but a fifth of the pictures stay within, in the best alignment of place and brightness; infinite where all of
-    them are plain in either clip. Errors of about 1 are within what coding, scaling and small shifts explain."""
+    """The error that all but a fifth of the pictures stay within, in the best alignment of place and brightness; infinite if it is more
+    than their detail allows, or all of them are plain in either clip. Errors of about 1 are within what coding, scaling and small shifts
+    explain."""
     telling = informative(one) & informative(other)
     if not telling.any():
         return float("inf")
+    looked_at = np.flatnonzero(telling)[np.linspace(0, telling.sum() - 1, min(LOOKED_AT, telling.sum())).round().astype(int)]
     # Equal ones in an order that does not depend on which comes first.
     one, other = sorted((one, other), key=lambda pictures: pictures.tobytes())
-    plain = _either(_Seen.of(one, _WHOLE), _Seen.of(other, _WHOLE))
-    if plain <= SAME_ALONE or plain > HOPELESS:
-        return plain
-    looked_at = np.flatnonzero(telling)[np.linspace(0, telling.sum() - 1, min(LOOKED_AT, telling.sum())).round().astype(int)]
-    views = [(_closest(first[looked_at], second[looked_at]), first, second) for first, second in ((one, other), (other, one))]
-    (_, view), first, second = max(views, key=lambda each: each[0][0])
-    return min(plain, _either(_Seen.of(first, view), _Seen.of(second, _WHOLE)))
+    whole = _Seen.of(one, _WHOLE), _Seen.of(other, _WHOLE)
+    error = _either(*whole)
+    if error > HOPELESS:
+        return float("inf")
+    if error <= PLAIN or error <= _limit(*whole, looked_at)[0]:
+        return error
+    found = [_Found.first(large[looked_at], small[looked_at]) for large, small in ((one, other), (other, one))]
+    second = found[1].correlation > found[0].correlation
+    if found[second].correlation < ALIKE:
+        return float("inf")
+    nearest = found[second].finer()
+    part = _Seen.of((one, other)[second], nearest.view), whole[not second]
+    error, (limit, little) = _either(*part), _limit(*part, looked_at)
+    return error if error <= limit and (not little or nearest.correlation >= SURE) else float("inf")
 
 
-def _closest(whole: UInt8[ndarray, "k 384"], part: UInt8[ndarray, "k 384"]) -> tuple[float, _View]:
-    """The view of the first pictures whose luma correlates best with that of the others, and the correlation."""
-    luma, wanted = _Seen.of(whole, _WHOLE).luma, _Seen.of(part, _WHOLE).luma
-    wanted = wanted - wanted.mean((-2, -1), keepdims=True)
-    strips = [(0.0, 1.0), *((cut * place, 1 - cut) for cut in CUTS for place in (0.0, 0.5, 1.0))]
-    best, down, across = _correlated(luma, wanted, strips, strips)
-    for _ in range(2):
-        best, down, across = _correlated(luma, wanted, _finer(down), _finer(across))
-    return best, _View(*down, *across)
+def _limit(one: _Seen, other: _Seen, looked_at: Int[ndarray, " k"]) -> tuple[float, bool]:
+    """The greatest error of pictures that show the same, and whether they have little detail."""
+    detail = min(_detail(seen.luma[looked_at]) for seen in (one, other))
+    return min(SAME, PLAIN + SLOPE * max(0.0, detail - LITTLE)), detail < LITTLE
+
+
+def _detail(luma: Float[ndarray, "k 16 16"]) -> float:
+    """Of about how many products of a column and a row each picture is the sum, besides its mean: 1 for a bar, little more for one thing
+    on a plain ground, 1.5 to 3 for most films, 8 for noise. The participation ratio of the squared singular values."""
+    centred = luma - luma.mean((-2, -1), keepdims=True)
+    products = centred @ centred.swapaxes(-2, -1)
+    traces = np.trace(products, axis1=-2, axis2=-1)
+    return float(np.mean(traces**2 / np.maximum((products**2).sum((-2, -1)), 1e-9)))
 
 
 _Strip = tuple[float, float]
 
 
+class _Found(NamedTuple):
+    """The part of pictures whose luma correlates best with other pictures, and what it was looked for in."""
+
+    correlation: float
+    down: _Strip
+    across: _Strip
+    luma: Float[ndarray, "k 16 16"]
+    wanted: Float[ndarray, "k 16 16"]
+
+    @property
+    def view(self) -> _View:
+        return _View(*self.down, *self.across)
+
+    @classmethod
+    def first(cls, whole: UInt8[ndarray, "k 384"], part: UInt8[ndarray, "k 384"]) -> _Found:
+        """The best of some parts of the first pictures."""
+        luma, wanted = _Seen.of(whole, _WHOLE).luma, _Seen.of(part, _WHOLE).luma
+        wanted = wanted - wanted.mean((-2, -1), keepdims=True)
+        strips = [(0.0, 1.0), *((cut * place, 1 - cut) for cut in CUTS for place in (0.0, 0.5, 1.0))]
+        return cls(*_correlated(luma, wanted, strips, strips), luma, wanted)
+
+    def finer(self) -> _Found:
+        """The best of the parts near this one."""
+        found = self
+        for _ in range(2):
+            found = _Found(*_correlated(self.luma, self.wanted, _finer(found.down), _finer(found.across)), self.luma, self.wanted)
+        return found
+
+
 def _finer(strip: _Strip) -> list[_Strip]:
     """The strip and those that differ a little from it, within the picture."""
     shares = [(strip[0] + begin, strip[1] + length) for begin in FINER[0] for length in FINER[1]]
-    return [(round(begin, 3), round(length, 3)) for begin, length in shares if begin > -1e-6 and begin + length < 1 + 1e-6]
+    fitting = [(begin, length) for begin, length in shares if begin > -1e-6 and SMALLEST - 1e-6 < length < 1 - begin + 1e-6]
+    return [(round(begin, 3), round(length, 3)) for begin, length in fitting]
 
 
 def _correlated(
@@ -136,8 +184,10 @@ def _correlated(
 ) -> tuple[float, _Strip, _Strip]:
     """The greatest correlation of a part of `luma` with `wanted`, whose pictures have mean 0, and where that part lies."""
     rows, columns = (np.stack([means(SIDE, SIDE, *strip) for strip in strips]) for strips in (down, across))
-    halfway = np.einsum("dip,kpq->dkiq", rows, luma)
-    seen = np.einsum("dkiq,ajq->dakij", halfway, columns, optimize=True)
+    # Products of 250,000 multiplications at most, which OpenBLAS does not share among threads: they would wait for each other.
+    halfway = (rows.reshape(-1, SIDE) @ luma.transpose(1, 0, 2).reshape(SIDE, -1)).reshape(len(down), -1, SIDE)
+    seen = (halfway @ columns.reshape(-1, SIDE).T).reshape(len(down), SIDE, len(luma), len(across), SIDE)
+    seen = seen.transpose(0, 3, 2, 1, 4)
     seen = seen - seen.mean((-2, -1), keepdims=True)
     power = np.einsum("dakij,dakij->da", seen, seen)
     shares = np.einsum("dakij,kij->da", seen, wanted) / np.sqrt(np.maximum(power, 1e-6) * max(float((wanted**2).sum()), 1e-6))
@@ -150,7 +200,7 @@ def _either(one: _Seen, other: _Seen) -> float:
     place = max(0, int(np.ceil(MOST * len(one.luma))) - 1)
     one, other = sorted((one, other), key=lambda seen: float(seen.luma.std()))  # mostly, the brighter one has more contrast
     error = float(np.sort(_errors(one, other))[place])
-    return error if error <= SAME_ALONE else min(error, float(np.sort(_errors(other, one))[place]))
+    return error if error <= PLAIN else min(error, float(np.sort(_errors(other, one))[place]))
 
 
 def _errors(one: _Seen, other: _Seen) -> Float[ndarray, " k"]:
