@@ -3,8 +3,8 @@
 Originals are stretches of the films that a package brings and clips of the world, each encoded; every original has one copy of each kind,
 encoded anew, and each kind is looked for by itself among all originals. Thresholds were set on `TUNED` and on the worlds of seeds 0 to 9;
 the figures are of `HELD_OUT`, other stretches and other draws of the world. `duplicate_recall` is the mean over `CHANGES`, each the mean of
-its kinds; "brighter and clipped", which loses what is bright, has a figure of its own. `false_merges` counts matches among 2,000 clips of the
-world whose facts differ, and groups of different originals. Time is processor time.
+its kinds; "brighter and clipped", which loses what is bright, has a figure of its own. `false_merges` counts matches among 2,000 clips
+of the world whose facts differ, and groups of different originals. Time is processor time.
 """
 
 from __future__ import annotations
