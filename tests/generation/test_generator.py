@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sora.diffusion.guidance import guide
+from sora.diffusion.levels import constant_shift, shift_by_tokens
 from sora.diffusion.path import Straight, VariancePreserving
 from sora.diffusion.prediction import clean_prediction, noise_prediction, velocity_prediction
 from sora.diffusion.samplers import euler, heun
-from sora.diffusion.shift import constant_shift, shift_by_tokens
 from sora.generation.generator import Generator, Recipe, Request, Stopped, fill_packs
 from sora.patches.patchifier import Patchifier
 from sora.vae.vae import VideoVAE
