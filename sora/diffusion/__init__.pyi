@@ -11,6 +11,7 @@ from sora.diffusion.guidance import Ask as Ask
 from sora.diffusion.guidance import guide as guide
 from sora.diffusion.guidance import projected_guide as projected_guide
 from sora.diffusion.guidance import spread as spread
+from sora.diffusion.guidance import summed as summed
 from sora.diffusion.guidance import zero_star_guide as zero_star_guide
 from sora.diffusion.levels import Schedule as Schedule
 from sora.diffusion.levels import beta_levels as beta_levels

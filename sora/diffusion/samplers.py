@@ -1,8 +1,8 @@
 """Solvers of the probability-flow equation dx/dt = v(x, t), from noise (t = 1) down to data (t = 0): Runge-Kutta and Adams methods.
 
-A sampler takes a function that returns velocities, the initial x and a tensor of levels, which is on the CPU, as are those that it gives the
-function: nothing waits for a device to read them. `levels` is (S + 1,) for S steps, or (S + 1, N) if each of the N rows of x has its own
-schedule. Rows whose level does not change, such as conditions at level 0, are not changed. All samplers have one signature: path is the one
+A sampler takes a function that returns velocities, the initial x and a tensor of levels, which is on the CPU, as are those that it gives
+the function: nothing waits for a device to read them. `levels` is (S + 1,) for S steps, or (S + 1, N) if each of the N rows of x has its
+own schedule. Rows whose level does not change, such as conditions at level 0, are not changed. All samplers have one signature: path is the one
 that the velocities are of, and noise(k) the k-th standard normal tensor like x, which those of this file do not need. None of them asks for
 a velocity at level 0, where that of some predictions is singular.
 """
@@ -31,7 +31,7 @@ class Sampler(Protocol):
     ) -> Float[Tensor, "..."]: ...
 
 
-def stages(x: Tensor, levels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _stages(x: Tensor, levels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (level, next level, their difference, broadcastable to x) for every step."""
     if levels.ndim not in (1, 2) or len(levels) < 2:
         raise ValueError(f"levels of shape {tuple(levels.shape)}; give (steps + 1,) or (steps + 1, {len(x)})")
@@ -41,7 +41,7 @@ def stages(x: Tensor, levels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]
 
 def euler(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, path: Path, noise: Draw) -> Float[Tensor, "..."]:
     """Euler's method: first order, one prediction per step."""
-    for t, _, dt in stages(x, levels):
+    for t, _, dt in _stages(x, levels):
         x = x + dt * predict(x, t)
     return x
 
@@ -49,7 +49,7 @@ def euler(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."
 def heun(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, path: Path, noise: Draw) -> Float[Tensor, "..."]:
     """Heun's method (Karras et al. 2022, algorithm 1): second order, two predictions per step but one in the last, an Euler step."""
     last = len(levels) - 2
-    for step, (t, after, dt) in enumerate(stages(x, levels)):
+    for step, (t, after, dt) in enumerate(_stages(x, levels)):
         slope = predict(x, t)
         if step < last:
             slope = (slope + predict(x + dt * slope, after)) / 2
@@ -59,7 +59,7 @@ def heun(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]
 
 def midpoint(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, path: Path, noise: Draw) -> Float[Tensor, "..."]:
     """Midpoint method: second order, two predictions per step."""
-    for t, after, dt in stages(x, levels):
+    for t, after, dt in _stages(x, levels):
         half = x + dt / 2 * predict(x, t)
         x = x + dt * predict(half, (t + after) / 2)
     return x
@@ -71,7 +71,7 @@ def runge_kutta(
     """The classical Runge-Kutta method: fourth order, four predictions per step. The last step is Heun's third-order one, which asks three
     times and not at its end; a single such step leaves the order as it is."""
     last = len(levels) - 2
-    for step, (t, after, dt) in enumerate(stages(x, levels)):
+    for step, (t, after, dt) in enumerate(_stages(x, levels)):
         one = predict(x, t)
         if step == last:
             two = predict(x + dt / 3 * one, (2 * t + after) / 3)
@@ -93,7 +93,7 @@ def adams_bashforth(
     if order not in (2, 3):
         raise ValueError(f"sampler.order={order} of adams_bashforth must be 2 or 3")
     before: list[tuple[Tensor, Tensor]] = []  # velocities and lengths of the steps before, the latest first
-    for step, (t, after, dt) in enumerate(stages(x, levels)):
+    for step, (t, after, dt) in enumerate(_stages(x, levels)):
         slope = predict(x, t)
         mean = slope
         if len(before) == order - 1:

@@ -34,7 +34,7 @@ def churn(
     for step in range(steps):
         now, after = levels[step], levels[step + 1]
         raised = _raised(now, after, path, 1 + min(rate / steps, MOST_CHURN), low, high)
-        x = noised(x, now, raised, noise(step), path=path) if bool((raised != now).any()) else x
+        x = _noised(x, now, raised, noise(step), path=path) if bool((raised != now).any()) else x
         dt = like((after - raised).to(x.device), x)
         slope = predict(x, raised)
         if step < steps - 1:
@@ -68,15 +68,15 @@ def restart(
     if end == steps:  # Heun's last step does not ask at level 0
         x = heun(predict, x, levels, path=path, noise=noise)
     else:
-        x = heun_all(predict, x, levels[: end + 1])
+        x = _heun_all(predict, x, levels[: end + 1])
     for time in range(times):
-        x = noised(x, levels[end], levels[begin], noise(time), path=path)
+        x = _noised(x, levels[end], levels[begin], noise(time), path=path)
         again = levels[begin : end + 1]
-        x = heun(predict, x, again, path=path, noise=noise) if end == steps else heun_all(predict, x, again)
+        x = heun(predict, x, again, path=path, noise=noise) if end == steps else _heun_all(predict, x, again)
     return x if end == steps else heun(predict, x, levels[end:], path=path, noise=noise)
 
 
-def heun_all(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def _heun_all(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Heun's method whose last step asks twice, too: for a part of a schedule that ends above level 0."""
     for step in range(len(levels) - 1):
         dt = like((levels[step + 1] - levels[step]).to(x.device), x)
@@ -85,7 +85,7 @@ def heun_all(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, ".
     return x
 
 
-def noised(
+def _noised(
     x: Float[Tensor, "..."], low: Float[Tensor, "..."], high: Float[Tensor, "..."], draw: Float[Tensor, "..."], *, path: Path
 ) -> Float[Tensor, "..."]:
     """A state of level `low` with as much noise added that its level is `high`. Rows for which both are equal stay as they are."""
