@@ -116,7 +116,7 @@ class Curation:
         if self.from_dataset:
             return self._step(ListClips().stage(), ListClips())
         (probed,) = self._before
-        return self._step(self.settings.cuts.stage(probed.stage), self.settings.cuts, probed)
+        return self._step(self.settings.cuts.stage(probed.stage), self.settings.cuts, probed, reads=False)
 
     @cached_property
     def scoring(self) -> list[Step]:

@@ -36,6 +36,11 @@ SUFFIX, FAILED = ".parquet", ".failed.json"
 _FAILURE = Fields({"reason": text, "died": flag})
 _SEAL = "sora.result"  # in the footer of a result: the hashes of its columns
 _LONGEST = 2000  # characters of a reason
+# Most results have a few rows of many columns: preparing a dictionary and a strong compressor for each column takes longer than writing it,
+# and statistics would hold the least and the largest picture of a column, twice.
+_KEPT: Mapping[str, Any] = MappingProxyType(
+    {"compression": "lz4", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+)
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HASH = 16  # hexadecimal digits of a stage's hash in its folder's name
 
@@ -163,8 +168,7 @@ class Results:
     def writing(self, unit: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table, int], None]]:
         """A context that saves a result from tables that its function takes, each with the most rows of a row group."""
         seal = _Seal(f"{self.folder.name}/{unit}", schema.names)
-        kept = {"compression": "zstd", "write_page_checksum": True}
-        with whole_file(self.path(unit), lasting=False) as staging, pq.ParquetWriter(local(staging), schema, **kept) as writer:
+        with whole_file(self.path(unit), lasting=False) as staging, pq.ParquetWriter(local(staging), schema, **_KEPT) as writer:
 
             def add(table: pa.Table, group_rows: int) -> None:
                 seal.add(table)

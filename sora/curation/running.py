@@ -29,13 +29,15 @@ def own_name(unit: Unit) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """A stage with its function and the steps whose results it reads. tables, texts: for a unit, more that the function takes. named: the
-    name of a unit's result, where that depends on more than the unit's content. group_rows: the most rows of a row group of a result."""
+    """A stage with its function and the steps that come before it. reads: whether the function takes their results. tables, texts: for a
+    unit, more that it takes. named: the name of a unit's result, where that depends on more than the unit's content. group_rows: the most
+    rows of a row group of a result."""
 
     stage: CurationStage
     results: Results
     function: Callable[[UnitWork], pa.Table]
     after: tuple[Step, ...] = ()
+    reads: bool = True
     tables: Callable[[Unit], dict[str, pa.Table]] | None = None
     texts: Callable[[Unit], tuple[str, ...]] | None = None
     named: Callable[[Unit], str] = own_name
@@ -69,7 +71,7 @@ class Step:
         return all(step.has(unit) and step.lost(unit) is None for step in self.after)
 
     def work(self, unit: Unit) -> UnitWork:
-        tables = {step.stage.name: step.read(unit) for step in self.after}
+        tables = {step.stage.name: step.read(unit) for step in self.after} if self.reads else {}
         more = self.tables(unit) if self.tables is not None else {}
         return UnitWork(unit, tables | more, self.texts(unit) if self.texts is not None else ())
 

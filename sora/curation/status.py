@@ -48,7 +48,7 @@ def write_stages(work: Path, stages: Sequence[Results]) -> None:
 def write_units(work: Path, step: Step, units: Sequence[Unit], part: JobPart) -> None:
     """Write the units that a job is to do of a stage, for `progress`."""
     table = pa.table({"name": [step.named(unit) for unit in units], "told": [unit.told for unit in units]}, schema=_TOLD)
-    write_table(work / UNITS / f"{step.stage.folder}-{part.number}-of-{part.of_all}.parquet", table)
+    write_table(work / UNITS / f"{step.stage.folder}-{part.number}-of-{part.of_all}.parquet", table, lasting=False)
 
 
 _TOLD = pa.schema([("name", pa.string()), ("told", pa.string())])

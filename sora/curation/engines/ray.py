@@ -2,7 +2,7 @@
 
 Ray does not tell a unit that crashes its decoder from a worker that died, and does not stop one that hangs. So a task hands its unit to a
 guarded process, as `ProcessEngine` does, and Ray only repeats tasks whose machine was lost. Each worker of Ray keeps its guarded process
-for all units of a stage that it is given, so models are loaded once. Results come back to this process, which saves them.
+for all units that it is given, so models are loaded once. Results come back to this process, which saves them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from sora.gate.sizes import Number
-from sora.system.guarded_pool import GuardedProcess, Outcome
+from sora.system.guarded_pool import GuardedPool, Hold, Outcome
 
 INSTALL = "engine=ray needs Ray: pip install 'ray>=2.60,<3', which is the extra sora[ray]"
 _AHEAD = 3  # tasks for each core of the cluster that are given out at once
 _LOOK = 3.0  # seconds after which the head node is asked whether it is there
 _PATIENCE = 3  # times that the head node may not answer
-# What stages import; loaded once on each core, as each stage has a new process. Those that are not installed are passed over.
+# What stages import; loaded once on each core, for the first process and those that follow one that crashed. Those that are not
+# installed are passed over.
 _USED = ("sora.curation.curating", "cv2", "scenedetect", "scipy.fft", "PIL.Image", "PIL.JpegImagePlugin", "c2pa")
 _LOSSES = 5  # machines that one unit may lose
 _QUIET = {
@@ -45,6 +46,7 @@ class RayEngine:
         for name, value in (("seconds", seconds), ("memory_gb", memory_gb)):
             Number(0, above=True).of(value, f"engine.{name}")
         self.address, self.seconds, self.memory_gb = address, seconds, memory_gb
+        self._name = secrets.token_hex(8)
         self._ray: Any = None
         self._task: Any = None
         self._head = ""
@@ -83,12 +85,12 @@ class RayEngine:
         ray, task = self._ray, self._task
         if self._unanswered():  # what asks it would wait
             raise self._gone()
-        shared = ray.put(_Work(secrets.token_hex(8), function, self.seconds, self.memory_gb))
+        call, shared = secrets.token_hex(8), ray.put(_Work(self._name, function, Hold(seconds=self.seconds, memory_gb=self.memory_gb)))
         most = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
         left, pending = iter(items), dict[Any, Any]()
         while True:
             for item in islice(left, most - len(pending)):
-                pending[task.remote(shared, item)] = item
+                pending[task.remote(call, [shared], item)] = item
             if not pending:
                 return
             for done in self._some(list(pending)):
@@ -157,12 +159,11 @@ def _answers(address: str) -> bool:
 
 
 class _Work(NamedTuple):
-    """What all tasks of a call share. call: its name."""
+    """What all tasks of a call share. engine: the name of the one that calls, which its processes on each core are kept for."""
 
-    call: str
+    engine: str
     function: Callable[[Any], Any]
-    seconds: float
-    memory_gb: float
+    hold: Hold
 
 
 class _Answer(NamedTuple):
@@ -175,17 +176,25 @@ class _Answer(NamedTuple):
 
 # ---- in a worker of Ray
 
-_kept: dict[str, GuardedProcess] = {}  # of the latest call
+_calls: dict[str, _Work] = {}  # the latest one
+_pools: dict[str, GuardedPool] = {}  # of the latest engine
 
 
-def _worked(work: _Work, item: Any) -> _Answer:
-    """The outcome of one unit, in a process of its own, because a Ray worker has threads and connections."""
-    if work.call not in _kept:
+def _worked(call: str, shared: list[Any], item: Any) -> _Answer:
+    """The outcome of one unit, in a process of its own, because a Ray worker has threads and connections. shared: a reference to the
+    `_Work`, in a list, so that it is fetched once and not for every unit."""
+    if call not in _calls:
+        import ray
+
+        _calls.clear()
+        _calls[call] = ray.get(shared[0])
+    work = _calls[call]
+    if work.engine not in _pools:
         import multiprocessing
 
-        for call in list(_kept):
-            _kept.pop(call).close()
+        for engine in list(_pools):
+            _pools.pop(engine).close()
         multiprocessing.set_forkserver_preload(list(_USED))
-        _kept[work.call] = GuardedProcess(work.function, seconds=work.seconds, memory_gb=work.memory_gb, start="forkserver")
-    done = _kept[work.call](item)
+        _pools[work.engine] = GuardedPool(1, work.hold, start="forkserver")
+    done = _pools[work.engine].alone(work.function, item)
     return _Answer(done.result, done.reason, done.died)
