@@ -35,6 +35,7 @@ ACTIONS = ("status",)
 PAGE, SHOWN = "curation.html", 3
 CAPTIONS = 20_000  # that are measured for the page
 NAME = re.compile(r"\w[\w-]*(\.[\w-]+)*")  # of a dataset's folder
+IDLE = ("cuts", "spans", "transcode", "held_out", "licence", "shard_mb", "captions", "facts", "leave_out", "follow_links")  # for a dataset
 NUMBERS = {
     "shard_mb": Number(1),
     **dict.fromkeys(("spans.least_seconds", "spans.most_seconds"), Number(0, above=True)),
@@ -46,7 +47,9 @@ def main(composed: Composed) -> None:
     from pathlib import Path
 
     from sora.config.build import build
+    from sora.config.command_line.idle import refuse_idle
     from sora.curation.curating import STOPS, Curation
+    from sora.data.index.index import DATASET
     from sora.data.index.units import JobPart
     from sora.gate.confine import lacking
     from sora.system.files import refuse_nested, refuse_within
@@ -66,6 +69,8 @@ def main(composed: Composed) -> None:
     if config.retry not in (None, "failed"):
         raise ValueError(f"retry={config.retry}: only retry=failed tries again what failed; what is done is never made again")
     place, work = Path(config.input), Path(config.output)
+    if (place / DATASET).is_file():
+        refuse_idle(config, composed.said, IDLE, why=f"as input={place} is a dataset: its clips are scored and chosen as they are")
     refuse_within(work)
     if place.is_dir():
         refuse_nested(work, place, key="input")

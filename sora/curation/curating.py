@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from sora.curation.writing_sets import WrittenSets, write_sets
 from sora.data.index.index import DATASET
 from sora.data.index.units import WHOLE, JobPart
 from sora.ingest.tree import Refused
+from sora.system.files import sweep
 from sora.system.locks import LockHeld
 
 _NOT = {"probe": "probed", "cuts": "cut", "transcode": "transcoded"}
@@ -150,6 +151,7 @@ class Curation:
             ValueError: settings do not fit the input, each other or what is there; before any work, as far as it can be known.
         """
         self._refuse(until)
+        sweep(self.work)
         self._retried = 0
         done = self._ran(until=until, retry=retry)
         done.retried = self._retried
@@ -209,7 +211,10 @@ class Curation:
             name = self.settings.dataset or f"curated_{hashed(decision, self.select.folder.name)[:8]}"
             rules = self.settings.selection.described()
             given = {"select": self.select, "decision": decision, "scoring": self.scoring, "rules": rules}
-            done.sets = write_sets(self.place, inputs, name=name, **given)
+            try:
+                done.sets = write_sets(self.place, inputs, name=name, **given)
+            except LockHeld as error:  # of another part
+                return Curated(inputs, waiting=f"the sets: {error}")
             return done
         making = Making(inputs=inputs, select=self.select, decision=decision, transcode=self.settings.transcode, made=self.transcode)
         chunks = {chunk.name: _Chunk(chunk, clips) for _, chunk, clips in making.chunks()}
@@ -285,7 +290,17 @@ class Curation:
                 return
 
     def _inputs(self, part: JobPart, *, unread: bool = True) -> Inputs:
-        return inputs_of(self.place, self.work, self.settings.reading, run=self.engine, part=part, unread=unread)
+        with ExitStack() as stack:
+            bar: list[Callable[[int], None]] = []
+
+            def report(done: int, of: int) -> None:
+                if not bar and done < of:  # else nothing is read again
+                    bar.append(stack.enter_context(self.counting("inputs", of)))
+                for tell in bar:
+                    tell(done)
+
+            said = {"run": self.engine, "part": part, "unread": unread, "progress": report}
+            return inputs_of(self.place, self.work, self.settings.reading, **said)
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,26 @@ def test_what_a_dataset_cannot_use_is_refused(dataset, tmp_path):
             curation(dataset, tmp_path / "work", shards=Shards(held_out=0.0, shard_mb=1, licence="")).run(until=until)
 
 
+@pytest.mark.parametrize(
+    "word", ["cuts=fixed", "spans.trim_frames=3", "transcode.size=64", "held_out=0.1", "licence=mit", "shard_mb=5", "facts=f.csv"]
+)
+def test_a_key_that_a_dataset_does_not_need_is_refused_where_it_was_typed(dataset, tmp_path, monkeypatch, capsys, word):
+    from sora.cli import run
+
+    words = [f"input={dataset}", f"output={tmp_path / 'work'}"]
+    monkeypatch.setattr("sys.argv", ["sora", *words, word])
+    key = word.partition("=")[0]
+    assert run("curate") == 2 and f"{key}" in (told := capsys.readouterr().err) and f"has no effect as input={dataset} is a dataset" in told
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_mistyped_action_is_told(monkeypatch, capsys):
+    from sora.cli import run
+
+    monkeypatch.setattr("sys.argv", ["sora", "staus", "work"])
+    assert run("curate") == 2 and "did you mean 'status'" in capsys.readouterr().err
+
+
 # Results that others changed
 
 

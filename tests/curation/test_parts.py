@@ -1,17 +1,25 @@
 """Jobs that share one curation: whoever ends last does the rest, also where two do so at the same moment; what failed is tried again."""
 
+import multiprocessing
+import os
 import resource
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
+from sora.curation.curating import Curation
 from sora.curation.results import Failure, Results
 from sora.curation.status import progress
+from sora.data.index.index import ClipFacts, DatasetWriter, Index
+from sora.data.index.set_writers import SetFiles
 from sora.data.index.units import JobPart
+from sora.system.files import STAGING
 from sora.system.locks import NAME, alone_in
-from tests.curation.material import content, curation, folder_of_videos
+from sora.video.files import encode
+from tests.curation.material import SERIAL, content, curation, folder_of_videos, settings, shot
 
 pytestmark = pytest.mark.slow
 
@@ -108,3 +116,91 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_to_the_same_bytes(
     for name in ("full", "whole"):
         assert run(tmp_path / name).returncode == 0
     assert content(tmp_path / "full/work") == content(tmp_path / "whole/work")
+
+
+def a_dataset(folder, shards=3):
+    with DatasetWriter(folder, licence="", max_bytes=1) as writer:  # a shard for each clip
+        for number in range(shards):
+            frames = shot(number, 8, level=60 + 40 * number)
+            facts = ClipFacts(key=f"k{number}", frames=8, fps=8.0, height=36, width=64, source=f"{number}.mp4", split="train")
+            writer.write(facts, encode(frames, 8.0, lossless=False))
+        writer.finish({})
+    return folder
+
+
+def one_part(number, place, work, gate, said):
+    gate.wait()
+    done = curation(place, work, part=JobPart(number, 2)).run()
+    said.put((done.waiting, done.sets and (list(done.sets.scores), done.sets.selection)))
+
+
+def test_parts_of_a_dataset_that_end_at_the_same_moment_write_its_sets_once(tmp_path, monkeypatch):
+    curation(a_dataset(tmp_path / "before"), tmp_path / "work").run()
+    place = a_dataset(tmp_path / "set")  # of the same clips: all but the sets is done
+    finish = SetFiles.finish
+
+    def slowly(*said, **more):
+        time.sleep(0.3)
+        return finish(*said, **more)
+
+    monkeypatch.setattr(SetFiles, "finish", slowly)
+    fork = multiprocessing.get_context("fork")
+    gate, said = fork.Barrier(2), fork.Queue()
+    both = [fork.Process(target=one_part, args=(number, place, tmp_path / "work", gate, said)) for number in (0, 1)]
+    for one in both:
+        one.start()
+    (waiting, names), again = (said.get(timeout=30) for _ in both)
+    for one in both:
+        one.join()
+    assert names and not waiting and again == (waiting, names)
+    index = Index.open(place, selection=names[1])
+    assert len(index) == 3 and all(index.scores(row)["sharpness"] > 0 for row in range(3))
+    assert not list(tmp_path.rglob(f"{NAME}*"))
+
+
+def test_sets_that_another_job_writes_for_long_are_left_to_it(tmp_path, monkeypatch):
+    place, work = a_dataset(tmp_path / "set", 2), tmp_path / "work"
+    monkeypatch.setattr("sora.curation.writing_sets._PATIENCE", 0.1)
+    with alone_in(work, "writing", name=f"{NAME}-writing-sets"):
+        done = curation(place, work).run()
+    assert done.waiting.startswith("the sets: another process") and done.sets is None
+    assert curation(place, work).run().sets is not None
+
+
+def test_what_a_killed_job_left_half_written_is_swept_and_nothing_of_a_job_that_may_be_alive(videos, tmp_path):
+    (tmp_path / "probe-0").mkdir()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = {
+        name: tmp_path / f"probe-0/{STAGING}{process}-{name}"
+        for name, process in (("old", gone.pid), ("new", gone.pid), ("own", os.getpid()))
+    }
+    for name, path in left.items():
+        path.write_bytes(b"PAR1")
+        if name != "new":  # which may be of a process of another machine
+            os.utime(path, (time.time() - 7200,) * 2)
+    curation(videos, tmp_path).run(until="probe")
+    assert [name for name, path in left.items() if path.exists()] == ["new", "own"]
+
+
+def test_reading_an_input_is_shown_once_and_ends_with_all_of_it(videos, tmp_path):
+    shown = []
+
+    class Bar:
+        def __init__(self, what, total):
+            self.what, self.total = what, total
+
+        def __enter__(self):
+            return lambda done: shown.append((self.what, done, self.total))
+
+        def __exit__(self, *_):
+            pass
+
+    def inputs():
+        shown.clear()
+        Curation(videos, tmp_path, settings(), engine=SERIAL, counting=Bar).run(until="probe")
+        return [(done, total) for what, done, total in shown if what == "inputs"]
+
+    counts = inputs()
+    assert counts and counts[-1] == (3, 3) and counts == sorted(counts)  # clip 0, clip 1 and broken.mp4
+    assert inputs() == []  # nothing is read again
