@@ -137,16 +137,17 @@ def one_part(number, place, work, gate, said):
 def test_parts_of_a_dataset_that_end_at_the_same_moment_write_its_sets_once(tmp_path, monkeypatch):
     curation(a_dataset(tmp_path / "before"), tmp_path / "work").run()
     place = a_dataset(tmp_path / "set")  # of the same clips: all but the sets is done
-    finish = SetFiles.finish
+    begin = SetFiles.__init__
 
-    def slowly(*said, **more):
-        time.sleep(0.3)
-        return finish(*said, **more)
+    def late(*said, **more):
+        if multiprocessing.current_process().name == "1":  # looks whether there is a set, and begins one when the other has ended its own
+            time.sleep(0.7)
+        begin(*said, **more)
 
-    monkeypatch.setattr(SetFiles, "finish", slowly)
+    monkeypatch.setattr(SetFiles, "__init__", late)
     fork = multiprocessing.get_context("fork")
     gate, said = fork.Barrier(2), fork.Queue()
-    both = [fork.Process(target=one_part, args=(number, place, tmp_path / "work", gate, said)) for number in (0, 1)]
+    both = [fork.Process(target=one_part, name=str(number), args=(number, place, tmp_path / "work", gate, said)) for number in (0, 1)]
     for one in both:
         one.start()
     (waiting, names), again = (said.get(timeout=30) for _ in both)
