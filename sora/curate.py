@@ -249,7 +249,8 @@ def show(work: Path) -> None:
     for one in progress(work):
         rate = f", {one.rate:.3g}/s" if one.left and one.rate else ""
         left = f", {_time(one.seconds)} left" if one.left and one.seconds is not None else ""
-        say(f"{one.stage:<12} {one.done} done, {one.left} left, {one.failed} failed{rate}{left}")
+        barred = f", {one.barred} failed before" if one.barred else ""
+        say(f"{one.stage:<12} {one.done} done, {one.left} left, {one.failed} failed{barred}{rate}{left}")
         for name, reason in one.reasons:
             say(f"  {name}: {reason}")
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from sora.curation.deciding import Funnel, Judged, decide, decided
+from sora.curation.deciding import DECISIONS, Funnel, Judged, decide, decided
 from sora.curation.engines.local import Engine
 from sora.curation.inputs import Inputs, InputSettings, Unhashed, Unit, inputs_of
 from sora.curation.joining import Making, NothingMade, Shards, write_dataset
 from sora.curation.results import CurationStage, Results, hashed
-from sora.curation.running import Step, forget_failed, run_step, tally
+from sora.curation.running import StageFunction, Step, forget_failed, run_step, tally
 from sora.curation.scores.table import BASIC_SCORES
 from sora.curation.selecting import SelectionRules
 from sora.curation.status import write_stages, write_units
@@ -132,13 +132,13 @@ class Curation:
         assert inputs is not None, "steps are asked for once the input is known"
         return self._step(stage, one, self.listing, named=one.named(inputs), texts=partial(texts_of, inputs))
 
-    def _step(self, stage: CurationStage, function: Callable[..., pa.Table], *after: Step, **more: Any) -> Step:
-        return Step(stage, Results(self.work / stage.folder), function, after, **more)
+    def _step(self, stage: CurationStage, function: StageFunction, *after: Step, **more: Any) -> Step:
+        return Step(stage, Results(self.work / stage.folder, function.form), function, after, **more)
 
     @cached_property
     def select(self) -> Results:
         after = tuple(step.stage for step in self.steps)
-        return Results(self.work / CurationStage("select", 2, self.settings.selection.described(), after).folder)
+        return Results(self.work / CurationStage("select", 2, self.settings.selection.described(), after).folder, DECISIONS)
 
     @cached_property
     def transcode(self) -> Step:
@@ -196,7 +196,7 @@ class Curation:
         judged = Judged(inputs=inputs, clips=self.listing, scores=self.scoring, probed=probed, copies=copies)
         decision = self._decide(judged, after)
         funnel, sources = Funnel(), set[str]()
-        for _, rows in decided(self.select, decision):
+        for _, rows in decided(self.select, decision, inputs):
             funnel.add(rows)
             sources |= {row["source"] for row in rows if not row["rule"]}
         lost = [Refused(unit.told, 0.0, why) for unit in inputs.units if (why := judged.lost(unit)) is not None]
@@ -252,7 +252,7 @@ class Curation:
         stage = said.stage(scores.stage, [of for of, _ in guards])
         scored = Scored(units=inputs.units, clips=self.listing, scores=scores)
         with self.counting(stage.name, 1) as report:
-            found = said(scored, [one for _, one in guards], Results(self.work / stage.folder))
+            found = said(scored, [one for _, one in guards], Results(self.work / stage.folder, said.form))
             report(1)
         return found, stage.folder
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
 from sora.curation.inputs import Unit
+from sora.curation.result_forms import ResultForm
 from sora.curation.results import CurationStage, Failure, Results
 from sora.curation.steps.finding import UnitWork
 from sora.ingest.tree import Run
@@ -23,6 +24,15 @@ class Tally(NamedTuple):
     left: int
 
 
+class StageFunction(Protocol):
+    """What makes the result of a unit: a table of the form that it states."""
+
+    @property
+    def form(self) -> ResultForm: ...
+
+    def __call__(self, work: UnitWork) -> pa.Table: ...
+
+
 def own_name(unit: Unit) -> str:
     return unit.name
 
@@ -35,7 +45,7 @@ class Step:
 
     stage: CurationStage
     results: Results
-    function: Callable[[UnitWork], pa.Table]
+    function: StageFunction
     after: tuple[Step, ...] = ()
     reads: bool = True
     tables: Callable[[Unit], dict[str, pa.Table]] | None = None
@@ -92,7 +102,8 @@ def run_step(step: Step, units: Sequence[Unit], *, run: Run, report: Callable[[i
     for done in run(step.function, left()):
         unit = done.item.unit
         if done.result is None:
-            step.results.fail(step.named(unit), Failure(done.reason, done.died))
+            # Where a video lies is not part of what is known about it.
+            step.results.fail(step.named(unit), Failure(done.reason.removeprefix(f"{unit.path} "), done.died))
         else:
             step.results.write(step.named(unit), done.result, group_rows=step.group_rows)
         settled += 1

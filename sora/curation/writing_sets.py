@@ -10,7 +10,7 @@ from typing import Any
 
 from sora.curation.deciding import decided, is_score
 from sora.curation.inputs import Inputs
-from sora.curation.results import Results
+from sora.curation.results import Results, changed
 from sora.curation.running import Step
 from sora.data.index.index import Index
 from sora.data.index.keyed_sets import SCORE_SETS, SELECTIONS, SetKind
@@ -54,7 +54,7 @@ def write_sets(
 def _write_selection(index: Index, inputs: Inputs, name: str, *, select: Results, decision: str, settings: Mapping[str, Any]) -> None:
     writer = SelectionWriter(index, name, settings=settings)
     shards = {unit.name: unit.shard for unit in inputs.units}
-    for unit, rows in decided(select, decision):
+    for unit, rows in decided(select, decision, inputs):
         shard = shards.pop(unit)
         assert shard is not None
         writer.write(shard, {row["key"]: row["rule"] for row in rows})
@@ -77,6 +77,10 @@ def _write_scores(index: Index, inputs: Inputs, step: Step) -> str:
         if step.lost(unit) is None:
             keys = index.shard_keys(unit.shard)
             for row in step.read(unit, only=is_score).to_pylist():
+                if row["number"] >= len(keys):
+                    raise changed(
+                        step.results.path(step.named(unit)), f"it has scores of clip {row['number']}, and its shard {len(keys)} clips"
+                    )
                 numbers = {name: value for name, value in row.items() if isinstance(value, float) and math.isfinite(value)}
                 found[keys[row["number"]]] = numbers
         writer.write(unit.shard, found)

@@ -28,7 +28,7 @@ def view_of(curation: Curation, done: Curated, *, title: str, notes: Sequence[st
         dict[str, list[float]](),
         dict[str, tuple[int, float]](),
     )
-    for _, rows in decided(curation.select, done.decision):
+    for _, rows in decided(curation.select, done.decision, done.inputs):
         before: Mapping[str, Any] | None = None
         for row in rows:
             places[row["unit"], row["number"]] = len(clips)
@@ -108,7 +108,10 @@ class Stills:
         content = self._of(unit).get(number, {}).get(f"still_{moment}")
         if not content:
             return None
-        width, height = Image.open(io.BytesIO(content)).size
+        try:
+            width, height = Image.open(io.BytesIO(content), formats=("JPEG",)).size
+        except (OSError, ValueError, Image.DecompressionBombError):  # no stage has made it
+            return None
         return Still(content, width, height)
 
     def _of(self, unit: str) -> dict[int, dict[str, Any]]:

@@ -181,7 +181,7 @@ def test_rules_on_where_a_clip_is_from_read_its_own_row(dataset, tmp_path, rules
     out = table(tmp_path / "out.txt", *lines)
     one = curation(folder, tmp_path / "work", selection=SelectionRules(opt_out=str(out), **rules))
     done = one.run()
-    assert {row["key"]: row["rule"] for _, rows in decided(one.select, done.decision) for row in rows if row["rule"]} == left
+    assert {row["key"]: row["rule"] for _, rows in decided(one.select, done.decision, done.inputs) for row in rows if row["rule"]} == left
     assert done.sets is not None and len(Index.open(folder, selection=done.sets.selection)) == 3 - len(left)
 
 

@@ -34,7 +34,7 @@ def whole(videos, tmp_path_factory):
 
 
 def rows_of(one, done):
-    return [row for _, rows in decided(one.select, done.decision) for row in rows]
+    return [row for _, rows in decided(one.select, done.decision, done.inputs) for row in rows]
 
 
 def test_every_frame_of_every_video_ends_in_one_part_with_one_reason(videos, whole):

@@ -13,13 +13,12 @@ import pytest
 from sora.curation.curating import Curation
 from sora.curation.results import Failure, Results
 from sora.curation.status import progress
-from sora.data.index.index import ClipFacts, DatasetWriter, Index
+from sora.data.index.index import Index
 from sora.data.index.set_writers import SetFiles
 from sora.data.index.units import JobPart
 from sora.system.files import STAGING
 from sora.system.locks import NAME, alone_in
-from sora.video.files import encode
-from tests.curation.material import SERIAL, content, curation, folder_of_videos, settings, shot
+from tests.curation.material import SERIAL, a_dataset, content, curation, folder_of_videos, settings
 
 pytestmark = pytest.mark.slow
 
@@ -116,16 +115,6 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_to_the_same_bytes(
     for name in ("full", "whole"):
         assert run(tmp_path / name).returncode == 0
     assert content(tmp_path / "full/work") == content(tmp_path / "whole/work")
-
-
-def a_dataset(folder, shards=3):
-    with DatasetWriter(folder, licence="", max_bytes=1) as writer:  # a shard for each clip
-        for number in range(shards):
-            frames = shot(number, 8, level=60 + 40 * number)
-            facts = ClipFacts(key=f"k{number}", frames=8, fps=8.0, height=36, width=64, source=f"{number}.mp4", split="train")
-            writer.write(facts, encode(frames, 8.0, lossless=False))
-        writer.finish({})
-    return folder
 
 
 def one_part(number, place, work, gate, said):

@@ -13,7 +13,8 @@ import pyarrow as pa
 from sora.curation.duplicates.grouping import ClipColumns, find_duplicates
 from sora.curation.duplicates.signature import Signature
 from sora.curation.inputs import Inputs, Unit
-from sora.curation.results import CurationStage, Results, hashed
+from sora.curation.result_forms import ResultForm
+from sora.curation.results import CurationStage, Results, changed, hashed
 from sora.curation.running import Step
 from sora.curation.steps.scoring import SIGNATURE
 
@@ -46,6 +47,7 @@ class Deduplication:
     """Settings of the stage. overlap: share of the shorter clip, in (0, 1], that lies beside pictures of the other. against: datasets, such
     as those of evaluations, none of whose clips may be shown again."""
 
+    form = ResultForm(schema=FOUND, least={"number": 0, "group": -1, "rank": 0}, rising=False)
     overlap: float
     against: Sequence[Path] = ()
 
@@ -62,7 +64,11 @@ class Deduplication:
         name = hashed([unit.name for unit in scored.units], lost)
         if not results.has(name):
             results.write(name, self._found(scored, guards))
-        return _read(results.read(name))
+        found = _read(results.read(name))
+        known = {unit.name for unit in scored.units}
+        if odd := next((unit for group in (*found.groups, found.guards) for unit, _ in group if unit not in known), None):
+            raise changed(results.path(name), f"its unit {odd[:100]} is none of the input")
+        return found
 
     def _found(self, scored: Scored, guards: Sequence[Scored]) -> pa.Table:
         clips, members = _table([scored])

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from sora.curation.inputs import Inputs, SourceFacts, Unit
+from sora.curation.result_forms import ResultForm
 from sora.curation.results import CurationStage, hashed
 from sora.curation.running import own_name
 from sora.curation.scores.scorer import FrameScorer
@@ -33,6 +34,11 @@ class ModelScoring:
         """The names of its scores."""
         return tuple(self.scorer.names)
 
+    @property
+    def form(self) -> ResultForm:
+        scores = [(name, pa.float64()) for name in self.names]
+        return ResultForm(schema=pa.schema([("number", pa.int32()), *scores, ("reason", pa.string())]), lacking=self.names)
+
     def stage(self, listing: CurationStage) -> CurationStage:
         return CurationStage(f"score_{self.name}", 1, {"scorer": self.scorer.identity(), "reader": PYAV.identity()}, (listing,))
 
@@ -46,9 +52,8 @@ class ModelScoring:
     def __call__(self, work: UnitWork) -> pa.Table:
         texts = _texts(work) if self.scorer.needs_text else {}
         rows = [self._row(part, number, span, texts.get(number)) for part in footage(work) for number, span in part.clips]
-        columns = {name: pa.array([row.get(name) for row in rows], pa.float64()) for name in self.scorer.names}
-        numbers, reasons = [row["number"] for row in rows], [row["reason"] for row in rows]
-        return pa.table({"number": pa.array(numbers, pa.int32()), **columns, "reason": pa.array(reasons, pa.string())})
+        schema = self.form.schema
+        return pa.table({name: [row.get(name) for row in rows] for name in schema.names}, schema=schema)
 
     def _row(self, part: Footage, number: int, span: Span, text: str | None) -> dict[str, Any]:
         size = self.scorer.size(part.height, part.width)
