@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,7 +104,7 @@ class Making:
             start=row["start"],
             licence=known.licence,
             consent=known.consent,
-            scores={name: value for name, value in row["scores"].items() if name not in BASIC_SCORES},
+            scores={name: value for name, value in row["scores"].items() if name not in BASIC_SCORES and math.isfinite(value)},
             extra=extra,
         )
 

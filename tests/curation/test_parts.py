@@ -8,17 +8,22 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from sora.curation.curating import Curation
 from sora.curation.results import Failure, Results
 from sora.curation.status import progress
+from sora.curation.steps.finding import Cuts
 from sora.data.index.index import Index
 from sora.data.index.set_writers import SetFiles
 from sora.data.index.units import JobPart
+from sora.report.curated import view_of
+from sora.report.curation import write_page
 from sora.system.files import STAGING
 from sora.system.locks import NAME, alone_in
-from tests.curation.material import SERIAL, a_dataset, content, curation, folder_of_videos, settings
+from sora.video.files import write
+from tests.curation.material import SERIAL, Jumps, a_dataset, content, curation, folder_of_videos, settings, shot
 
 pytestmark = pytest.mark.slow
 
@@ -194,3 +199,26 @@ def test_reading_an_input_is_shown_once_and_ends_with_all_of_it(videos, tmp_path
     counts = inputs()
     assert counts and counts[-1] == (3, 3) and counts == sorted(counts)  # clip 0, clip 1 and broken.mp4
     assert inputs() == []  # nothing is read again
+
+
+def test_what_failed_is_told_with_its_stage_and_bars_what_follows(tmp_path):
+    place = folder_of_videos(tmp_path / "videos", 1)
+    done = curation(place, tmp_path / "work").run()
+    (lost,) = (one for one in done.lost if one.source == "broken.mp4")
+    assert lost.reason.startswith("probe: ") and str(tmp_path) not in lost.reason
+    told = {one.stage: (one.done, one.failed, one.barred, one.left) for one in progress(tmp_path / "work")}
+    assert told == {"probe": (1, 1, 0, 0), "cuts": (1, 0, 1, 0), "scores": (1, 0, 1, 0), "transcode": (1, 0, 0, 0)}
+
+
+@pytest.mark.parametrize("trim_frames", [1, 0])
+def test_equal_parts_of_a_long_shot_are_shown_as_no_cuts(tmp_path, trim_frames):
+    place = tmp_path / "videos"
+    place.mkdir()
+    shots = [shot(number, frames, level=level) for number, (frames, level) in enumerate(((40, 60), (14, 160), (10, 60)))]
+    write(place / "a.mp4", np.concatenate(shots), 8.0, lossless=False)
+    one = curation(place, tmp_path / "work", cuts=Cuts(Jumps(), trim_frames=trim_frames, least_seconds=0.5, most_seconds=3.0))
+    view = view_of(one, one.run(), title="", notes=(), commands=())
+    assert [clip.goes_on for clip in view.clips if clip.clip] == [False, True, False, False]
+    write_page(tmp_path / "page.html", view)
+    page = (tmp_path / "page.html").read_text()
+    assert "Frames on both sides of 2 cuts" in page and "At 1 place a shot that lasts longer" in page
