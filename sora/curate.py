@@ -62,6 +62,8 @@ def main(composed: Composed) -> None:
         if config[key] is None:
             raise ValueError(f"needs {key}=; such as {EXAMPLES[0]}, or sora curate status WORK")
     refuse_numbers(config, NUMBERS)
+    if config.duplicates.embeddings is None:
+        refuse_idle(config, composed.said, ("duplicates.similarity",), why="without duplicates.embeddings=")
     if config.dataset is not None and not NAME.fullmatch(str(config.dataset)):
         raise ValueError(f"dataset={config.dataset} is no name for a folder in output; use letters, digits, '_', '-' and single dots")
     if config.until not in (None, *STOPS):
@@ -126,20 +128,25 @@ def settings(config: Any) -> CurationSettings:
 
 
 def scorers(names: Sequence[str]) -> list[ModelScoring]:
-    """The stages of the scorers of these names, each an option in conf/scorer or in a folder of the user's."""
+    """The stages of the scorers of these names."""
+    from sora.curation.steps.modelling import ModelScoring
+
+    return [ModelScoring(name, scorer(name, "scorers=[{}]")) for name in names]
+
+
+def scorer(name: str, key: str) -> Any:
+    """The scorer of a name, an option in conf/scorer or in a folder of the user's. key: how it was asked for, for messages."""
     from omegaconf import OmegaConf
 
     from sora.config.build import build
     from sora.config.command_line.flags import usual_folders
     from sora.config.compose import config_dir, groups
     from sora.config.words import listed, meant
-    from sora.curation.steps.modelling import ModelScoring
 
     there = groups([*usual_folders(), config_dir()]).get("scorer", {})
-    for name in names:
-        if name not in there:
-            raise ValueError(f"scorers=[{name}]: there is no scorer {name}{meant(name, there)}; there are {listed(there)}")
-    return [ModelScoring(name, build(OmegaConf.create({"scorer": OmegaConf.load(there[name])}).scorer)) for name in names]
+    if name not in there:
+        raise ValueError(f"{key.format(name)}: there is no scorer {name}{meant(name, there)}; there are {listed(there)}")
+    return build(OmegaConf.create({"scorer": OmegaConf.load(there[name])}).scorer)
 
 
 def duplicates(config: Any) -> Deduplication | None:
@@ -147,15 +154,19 @@ def duplicates(config: Any) -> Deduplication | None:
     from pathlib import Path
 
     from sora.curation.steps.deduplicating import Deduplication
+    from sora.curation.steps.modelling import Embedding
 
     said = config.duplicates
     if not said.find:
-        if said.against:
-            raise ValueError("duplicates.against has no effect with duplicates.find=false; leave one out")
+        for key in ("against", "embeddings"):
+            if said[key]:
+                raise ValueError(f"duplicates.{key} has no effect with duplicates.find=false; leave one out")
         return None
     if not config.cheap:
         raise ValueError("duplicates are found by what the cheap scores leave: cheap=false needs duplicates.find=false")
-    return Deduplication(overlap=said.overlap, against=[Path(place) for place in said.against])
+    embedding = None if said.embeddings is None else Embedding(said.embeddings, scorer(said.embeddings, "duplicates.embeddings={}"))
+    against = [Path(place) for place in said.against]
+    return Deduplication(overlap=said.overlap, against=against, embedding=embedding, similarity=said.similarity)
 
 
 def tell(done: Curated, work: Path, part: Any, *, retried: bool = False) -> None:

@@ -101,7 +101,7 @@ class Curation:
     @cached_property
     def steps(self) -> list[Step]:
         """The steps over units, in order; the first that lists clips is `listing`."""
-        return [*self._before, self.listing, *self.scoring]
+        return [*self._before, self.listing, *self.scoring, *self._embedded(self.listing)]
 
     @cached_property
     def _before(self) -> list[Step]:
@@ -118,6 +118,13 @@ class Curation:
             return self._step(ListClips().stage(), ListClips())
         (probed,) = self._before
         return self._step(self.settings.cuts.stage(probed.stage), self.settings.cuts, probed, reads=False)
+
+    def _embedded(self, listing: Step) -> list[Step]:
+        """The step that embeds clips, if it is wanted."""
+        said = self.settings.duplicates
+        if said is None or said.embedding is None:
+            return []
+        return [self._step(said.embedding.stage(listing.stage), said.embedding, listing)]
 
     @cached_property
     def scoring(self) -> list[Step]:
@@ -249,8 +256,9 @@ class Curation:
         if said is None or scores is None:
             return Copies(), ""
         guards = [self._guard(place, retry=retry) for place in said.against]
-        stage = said.stage(scores.stage, [of for of, _ in guards])
-        scored = Scored(units=inputs.units, clips=self.listing, scores=scores)
+        embedded = next(iter(self._embedded(self.listing)), None)
+        stage = said.stage(scores.stage, [of for of, _ in guards], embedded.stage if embedded else None)
+        scored = Scored(units=inputs.units, clips=self.listing, scores=scores, embedded=embedded)
         with self.counting(stage.name, 1) as report:
             found = said(scored, [one for _, one in guards], Results(self.work / stage.folder, said.form))
             report(1)
@@ -261,8 +269,9 @@ class Curation:
         inputs = inputs_of(place, self.work, InputSettings(), run=self.engine)
         listing = self._step(ListClips().stage(), ListClips())
         scores = self._step(CheapScoring().stage(listing.stage), CheapScoring(), listing)
-        self._run([listing, scores], inputs.units, until=None, retry=retry)
-        return inputs, Scored(units=inputs.units, clips=listing, scores=scores, told=str(place))
+        embedded = self._embedded(listing)
+        self._run([listing, scores, *embedded], inputs.units, until=None, retry=retry)
+        return inputs, Scored(units=inputs.units, clips=listing, scores=scores, embedded=next(iter(embedded), None), told=str(place))
 
     def _decide(self, judged: Judged, after: str) -> str:
         """Decide about all clips, unless that was done; the name of the result. after: the stage that found duplicates."""

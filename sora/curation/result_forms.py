@@ -17,14 +17,15 @@ class ResultForm:
     """The form of the results of a stage, which it states once, and by which every file is checked when it is read.
 
     schema: the columns, in order. lacking: those that are null in rows that have a `reason`, and in no others. least: the smallest value of
-    columns of numbers, all of which are finite. rising: whether `number` rises from row to row. counted: whether it counts the rows, from
-    0. spans: whether frames `first` to `end` are spans, "apart" if they are also in order and apart. texts: what columns of texts match.
-    unique: a column whose values differ. rows: how many there are, where that is known.
+    columns of numbers, all of which are finite; least_made: in rows without a reason. rising: whether `number` rises from row to row.
+    counted: whether it counts the rows, from 0. spans: whether frames `first` to `end` are spans, "apart" if they are also in order and
+    apart. texts: what columns of texts match. unique: a column whose values differ. rows: how many there are, where that is known.
     """
 
     schema: pa.Schema
     lacking: Collection[str] = ()
     least: Mapping[str, float] = field(default_factory=dict)
+    least_made: Mapping[str, float] = field(default_factory=dict)
     rising: bool = True
     counted: bool = False
     spans: str = ""
@@ -50,10 +51,9 @@ class ResultForm:
             raise ValueError(f"it has {table.num_rows} rows, not {self.rows}")
         for name in table.column_names if table.num_rows else ():
             self._check_whole(table, name)
-        for name in (name for name in self.least if name in table.column_names):
-            values = table[name].to_numpy()
-            if wrong := values[~(np.isfinite(values) & (values >= self.least[name]))].tolist()[:1]:
-                raise ValueError(f"its {name} is {wrong[0]} in a row")
+        _check_numbers(table, self.least)
+        if self.least_made and {"reason", *self.least_made} <= set(table.column_names):
+            _check_numbers(table.filter(pc.equal(table["reason"], "")), self.least_made)
         for name in (name for name in self.texts if name in table.column_names):
             if not pc.all(pc.match_substring_regex(table[name], self.texts[name])).as_py() and table.num_rows:
                 raise ValueError(f"its {name} is no {name} in a row")
@@ -81,3 +81,11 @@ class ResultForm:
             raise ValueError(f"its {name} is null in a row")
         if "reason" in table.column_names and pc.any(pc.and_(pc.is_null(column), pc.equal(table["reason"], ""))).as_py():
             raise ValueError(f"its {name} is null in a row that has no reason for it")
+
+
+def _check_numbers(table: pa.Table, least: Mapping[str, float]) -> None:
+    """Raise ValueError for numbers that are below the least of their column, or not finite."""
+    for name in (name for name in least if name in table.column_names):
+        values = table[name].to_numpy()
+        if wrong := values[~(np.isfinite(values) & (values >= least[name]))].tolist()[:1]:
+            raise ValueError(f"its {name} is {wrong[0]} in a row")

@@ -22,7 +22,7 @@ from sora.system.files import write_json
 PLAN, UNITS = "curation.json", "plan"
 _LATEST = 256  # results by whose times a rate is measured
 _SHOWN = 5  # reasons
-SCORING = "score"  # how the names of stages begin on which no other depends
+SCORING = ("score", "embed")  # how the names of stages begin on which no other depends
 FORM = Fields({"version": whole(1, 1), "stages": [text]})
 
 

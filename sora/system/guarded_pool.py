@@ -125,11 +125,6 @@ class GuardedPool:
                     first += 1
                     self._last += 1
 
-    def alone(self, function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
-        """The outcome for one item."""
-        (done,) = self.as_done(function, [item])
-        return done
-
     def close(self) -> None:
         """End the processes. A later call starts others."""
         for worker in self._idle:

@@ -54,6 +54,27 @@ class Letters:
         return {"letters": float(len(text or ""))}
 
 
+class Hues:
+    """A scorer whose embeddings of clips are their mean colours, from the middle."""
+
+    names, needs_text = ("hue",), False
+
+    def identity(self) -> str:
+        return "hues 1"
+
+    def frames(self, count: int) -> list[int]:
+        return [0]
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
+    def __call__(self, frames: Any, *, text: str | None) -> dict[str, float]:
+        return {"hue": 0.0}
+
+    def embed(self, frames: Any) -> np.ndarray:
+        return frames.reshape(-1, 3).mean(0) - 128.0
+
+
 def shot(seed: int, frames: int, *, level: int, height: int = 36, width: int = 64) -> np.ndarray:
     """A textured picture of mean brightness `level` that moves to the right."""
     random = np.random.default_rng(seed)

@@ -207,6 +207,23 @@ def test_a_key_that_a_dataset_does_not_need_is_refused_where_it_was_typed(datase
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["duplicates.embeddings=nsfw"], "gives scores and no embeddings; clip gives them"),
+        (["duplicates.embeddings=clop"], "there is no scorer clop (did you mean 'clip'?)"),
+        (["duplicates.embeddings=clip", "duplicates.find=false"], "duplicates.embeddings has no effect with duplicates.find=false"),
+        (["duplicates.embeddings=clip", "duplicates.similarity=2"], "duplicates.similarity=2 must lie in (0, 1]"),
+        (["duplicates.similarity=0.8"], "duplicates.similarity=0.8 has no effect without duplicates.embeddings="),
+    ],
+)
+def test_embeddings_that_cannot_be_are_told(videos, tmp_path, monkeypatch, capsys, words, why):
+    from sora.cli import run
+
+    monkeypatch.setattr("sys.argv", ["sora", f"input={videos}", f"output={tmp_path / 'work'}", "cuts=none", *words])
+    assert run("curate") == 2 and why in capsys.readouterr().err
+
+
 def test_a_mistyped_action_is_told(monkeypatch, capsys):
     from sora.cli import run
 

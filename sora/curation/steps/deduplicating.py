@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
+import numpy as np
 import pyarrow as pa
 
 from sora.curation.duplicates.grouping import ClipColumns, find_duplicates
@@ -16,6 +17,7 @@ from sora.curation.inputs import Inputs, Unit
 from sora.curation.result_forms import ResultForm
 from sora.curation.results import CurationStage, Results, changed, hashed
 from sora.curation.running import Step
+from sora.curation.steps.modelling import Embedding
 from sora.curation.steps.scoring import SIGNATURE
 
 Member = tuple[str, int]  # the name of a unit, and the number of a clip in it
@@ -26,11 +28,13 @@ FOUND = pa.schema([("unit", pa.string()), ("number", pa.int32()), ("group", pa.i
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Units with the steps that list and score their clips. told: the name of the whole, for messages; "" for the input itself."""
+    """Units with the steps that list and score their clips, and the one that embeds them, if it is wanted. told: the name of the whole, for
+    messages; "" for the input itself."""
 
     units: Sequence[Unit]
     clips: Step
     scores: Step
+    embedded: Step | None = None
     told: str = ""
 
 
@@ -45,23 +49,32 @@ class Copies:
 @dataclass(frozen=True, kw_only=True)
 class Deduplication:
     """Settings of the stage. overlap: share of the shorter clip, in (0, 1], that lies beside pictures of the other. against: datasets, such
-    as those of evaluations, none of whose clips may be shown again."""
+    as those of evaluations, none of whose clips may be shown again. embedding: the stage by whose vectors clips are compared, too (None:
+    none). similarity: the least cosine of those that count as the same, in (0, 1]."""
 
     form = ResultForm(schema=FOUND, least={"number": 0, "group": -1, "rank": 0}, rising=False)
     overlap: float
     against: Sequence[Path] = ()
+    embedding: Embedding | None = None
+    similarity: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.similarity <= 1:
+            raise ValueError(f"duplicates.similarity={self.similarity} must lie in (0, 1]")
         if not 0 < self.overlap <= 1:
             raise ValueError(f"duplicates.overlap={self.overlap} must lie in (0, 1]")
 
-    def stage(self, scores: CurationStage, guards: Sequence[Inputs]) -> CurationStage:
-        return CurationStage("duplicates", 1, {"overlap": self.overlap, "against": [one.identity for one in guards]}, (scores,))
+    def stage(self, scores: CurationStage, guards: Sequence[Inputs], embedded: CurationStage | None = None) -> CurationStage:
+        settings: dict[str, object] = {"overlap": self.overlap, "against": [one.identity for one in guards]}
+        if embedded is None:
+            return CurationStage("duplicates", 1, settings, (scores,))
+        return CurationStage("duplicates", 1, settings | {"similarity": self.similarity}, (scores, embedded))
 
     def __call__(self, scored: Scored, guards: Sequence[Scored], results: Results) -> Copies:
         """Find duplicates, unless that was done."""
         lost = [[unit.name for unit in one.units if one.scores.lost(unit)] for one in (scored, *guards)]
-        name = hashed([unit.name for unit in scored.units], lost)
+        bare = [[unit.name for unit in one.units if one.embedded and one.embedded.lost(unit)] for one in (scored, *guards)]
+        name = hashed([unit.name for unit in scored.units], lost, *([bare] if self.embedding else []))
         if not results.has(name):
             results.write(name, self._found(scored, guards))
         found = _read(results.read(name))
@@ -73,7 +86,8 @@ class Deduplication:
     def _found(self, scored: Scored, guards: Sequence[Scored]) -> pa.Table:
         clips, members = _table([scored])
         against, _ = _table(guards)
-        found = find_duplicates(clips, against=against if len(against) else None, overlap=self.overlap)
+        similarity = self.similarity if self.embedding is not None else None
+        found = find_duplicates(clips, against=against if len(against) else None, overlap=self.overlap, similarity=similarity)
         places = dict(zip(clips.keys, members, strict=True))
         rows: dict[Member, dict[str, object]] = {}
         for group, keys in enumerate(found.groups):
@@ -110,7 +124,25 @@ def _table(several: Sequence[Scored]) -> tuple[ClipColumns, list[Member]]:
         members.append((unit.name, clip["number"]))
         places.append((scored.scores, unit))
     signatures = Signatures(places, [number for _, number in members])
-    return ClipColumns(keys=keys, digests=digests, signatures=signatures, pixels=pixels, sharpness=sharp), members
+    embeddings = _embeddings(several, members)
+    return ClipColumns(keys=keys, digests=digests, signatures=signatures, pixels=pixels, sharpness=sharp, embeddings=embeddings), members
+
+
+def _embeddings(several: Sequence[Scored], members: Sequence[Member]) -> np.ndarray | None:
+    """The embeddings of clips as rows; zeros, which are like no other, for a clip without one. None if nobody asked for them."""
+    found: dict[Member, np.ndarray] = {}
+    for scored in several:
+        if scored.embedded is None:
+            return None
+        for unit in scored.units:
+            if scored.embedded.lost(unit) is None:
+                rows = scored.embedded.read(unit).to_pylist()
+                found |= {(unit.name, row["number"]): np.frombuffer(row["embedding"], "<f4") for row in rows if not row["reason"]}
+    lengths = {len(vector) for vector in found.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"embeddings of clips have {' and '.join(map(str, sorted(lengths)))} numbers; one scorer gives as many for each")
+    nothing = np.zeros(max(lengths, default=1), np.float32)
+    return np.stack([found.get(member, nothing) for member in members]) if members else nothing[None][:0]
 
 
 def _clips(several: Sequence[Scored]) -> Iterator[tuple[Scored, Unit, dict, float]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from sora.curation.inputs import Unit
-from sora.curation.result_forms import ResultForm
+from sora.curation.result_forms import POSITIVE, ResultForm
 from sora.curation.results import CurationStage, hashed
 from sora.curation.steps.finding import UnitWork
 from sora.gate.sizes import Number
@@ -44,7 +44,7 @@ class Transcode:
     """The stage `transcode`. fps: the most frames a second (None: the video's own). size: the short side in pixels that larger videos are
     scaled down to (None: no scaling). multiple: sides are cropped evenly to multiples of it. lossless: RGB without loss."""
 
-    form = ResultForm(schema=MADE, least={"frames": 0, "fps": 0, "height": 0, "width": 0})
+    form = ResultForm(schema=MADE, least_made={"frames": 1, "fps": POSITIVE, "height": 1, "width": 1})
     fps: float | None
     size: int | None
     multiple: int
