@@ -135,12 +135,16 @@ def _embeddings(several: Sequence[Scored], members: Sequence[Member]) -> np.ndar
         if scored.embedded is None:
             return None
         for unit in scored.units:
-            if scored.embedded.lost(unit) is None:
-                rows = scored.embedded.read(unit).to_pylist()
-                found |= {(unit.name, row["number"]): np.frombuffer(row["embedding"], "<f4") for row in rows if not row["reason"]}
+            if scored.embedded.lost(unit) is not None:
+                continue
+            for row in (row for row in scored.embedded.read(unit).to_pylist() if not row["reason"]):
+                if not row["embedding"] or len(row["embedding"]) % 4:
+                    raise changed(scored.embedded.results.path(unit.name), f"an embedding of {len(row['embedding'])} bytes")
+                found[unit.name, row["number"]] = np.frombuffer(row["embedding"], "<f4")
     lengths = {len(vector) for vector in found.values()}
     if len(lengths) > 1:
-        raise ValueError(f"embeddings of clips have {' and '.join(map(str, sorted(lengths)))} numbers; one scorer gives as many for each")
+        folders = ", ".join(str(scored.embedded.results.folder) for scored in several if scored.embedded is not None)
+        raise ValueError(f"{folders}: embeddings have {' and '.join(map(str, sorted(lengths)))} numbers; a scorer gives as many for each")
     nothing = np.zeros(max(lengths, default=1), np.float32)
     return np.stack([found.get(member, nothing) for member in members]) if members else nothing[None][:0]
 
@@ -178,7 +182,10 @@ class Signatures(Sequence[Signature]):
         key = (step.stage.folder, unit.name)
         if key not in self._kept:
             rows = step.read(unit, only=lambda name: name in ("number", "reason", *SIGNATURE)).to_pylist()
-            self._kept[key] = {row["number"]: Signature.of(*(row[name] for name in SIGNATURE)) for row in rows if not row["reason"]}
+            try:
+                self._kept[key] = {row["number"]: Signature.of(*(row[name] for name in SIGNATURE)) for row in rows if not row["reason"]}
+            except ValueError as error:
+                raise changed(step.results.path(step.named(unit)), str(error)) from None
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return self._kept[key][self._numbers[place]]
