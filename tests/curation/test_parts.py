@@ -113,7 +113,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_to_the_same_bytes(
         limit = None if most is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # told as a full disk is
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, preexec_fn=limit)
 
-    told = run(tmp_path / "full", 30_000)
+    told = run(tmp_path / "full", 8_000)
     assert told.returncode == 1 and len(told.stderr.splitlines()) == 1, told.stderr
     assert told.stderr.startswith("sora curate: ") and "work/scores-" in told.stderr
     assert not list(tmp_path.rglob(".staging-*"))
