@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 from sora.gate.sizes import MOST_WORKERS, Number
 from sora.system.guarded_pool import GuardedPool, Hold, Outcome
+
+# What stages import, where it is installed: loaded once, for all processes and for those that follow one that died.
+USED = ("cv2", "scenedetect", "scipy.fft", "PIL.Image", "PIL.JpegImagePlugin", "c2pa")
 
 
 @runtime_checkable
@@ -50,6 +55,9 @@ class ProcessEngine:
         weakref.finalize(self, self._pool.close)
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Outcome]:
+        for name in USED:
+            with suppress(ImportError):
+                import_module(name)
         yield from self._pool.as_done(function, items)
 
     def close(self) -> None:

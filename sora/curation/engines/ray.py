@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+from sora.curation.engines.local import USED
 from sora.gate.sizes import Number
 from sora.system.guarded_pool import GuardedPool, Hold, Outcome
 
@@ -28,9 +29,6 @@ _TASK = 0.5  # seconds that a task of several units is to take
 _SHARING = 32  # units of a task, at most
 _LOOK = 3.0  # seconds after which the head node is asked whether it is there
 _PATIENCE = 3  # times that the head node may not answer
-# What stages import; loaded once on each core, for the first process and those that follow one that crashed. Those that are not
-# installed are passed over.
-_USED = ("sora.curation.curating", "cv2", "scenedetect", "scipy.fft", "PIL.Image", "PIL.JpegImagePlugin", "c2pa")
 _LOSSES = 5  # machines that one unit may lose
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default, which Ray would advise of
@@ -208,7 +206,7 @@ def _worked(call: str, shared: list[Any], items: list[Any]) -> _Answer:
 
         for engine in list(_pools):
             _pools.pop(engine).close()
-        multiprocessing.set_forkserver_preload(list(_USED))
+        multiprocessing.set_forkserver_preload(["sora.curation.curating", *USED])
         _pools[work.engine] = GuardedPool(1, work.hold, start="forkserver")
     found = [_Unit(done.result, done.reason, done.died) for done in _pools[work.engine].in_order(work.function, items)]
     return _Answer(found, time.monotonic() - begun)
