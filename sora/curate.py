@@ -35,6 +35,7 @@ ACTIONS = ("status",)
 PAGE, SHOWN = "curation.html", 3
 CAPTIONS = 20_000  # that are measured for the page
 NAME = re.compile(r"\w[\w-]*(\.[\w-]+)*")  # of a dataset's folder
+IDLE = ("cuts", "spans", "transcode", "held_out", "licence", "shard_mb", "captions", "facts", "leave_out", "follow_links")  # for a dataset
 NUMBERS = {
     "shard_mb": Number(1),
     **dict.fromkeys(("spans.least_seconds", "spans.most_seconds"), Number(0, above=True)),
@@ -46,7 +47,9 @@ def main(composed: Composed) -> None:
     from pathlib import Path
 
     from sora.config.build import build
+    from sora.config.command_line.idle import refuse_idle
     from sora.curation.curating import STOPS, Curation
+    from sora.data.index.index import DATASET
     from sora.data.index.units import JobPart
     from sora.gate.confine import lacking
     from sora.system.files import refuse_nested, refuse_within
@@ -59,6 +62,8 @@ def main(composed: Composed) -> None:
         if config[key] is None:
             raise ValueError(f"needs {key}=; such as {EXAMPLES[0]}, or sora curate status WORK")
     refuse_numbers(config, NUMBERS)
+    if config.duplicates.embeddings is None:
+        refuse_idle(config, composed.said, ("duplicates.similarity",), why="without duplicates.embeddings=")
     if config.dataset is not None and not NAME.fullmatch(str(config.dataset)):
         raise ValueError(f"dataset={config.dataset} is no name for a folder in output; use letters, digits, '_', '-' and single dots")
     if config.until not in (None, *STOPS):
@@ -66,6 +71,8 @@ def main(composed: Composed) -> None:
     if config.retry not in (None, "failed"):
         raise ValueError(f"retry={config.retry}: only retry=failed tries again what failed; what is done is never made again")
     place, work = Path(config.input), Path(config.output)
+    if (place / DATASET).is_file():
+        refuse_idle(config, composed.said, IDLE, why=f"as input={place} is a dataset: its clips are scored and chosen as they are")
     refuse_within(work)
     if place.is_dir():
         refuse_nested(work, place, key="input")
@@ -121,20 +128,25 @@ def settings(config: Any) -> CurationSettings:
 
 
 def scorers(names: Sequence[str]) -> list[ModelScoring]:
-    """The stages of the scorers of these names, each an option in conf/scorer or in a folder of the user's."""
+    """The stages of the scorers of these names."""
+    from sora.curation.steps.modelling import ModelScoring
+
+    return [ModelScoring(name, scorer(name, "scorers=[{}]")) for name in names]
+
+
+def scorer(name: str, key: str) -> Any:
+    """The scorer of a name, an option in conf/scorer or in a folder of the user's. key: how it was asked for, for messages."""
     from omegaconf import OmegaConf
 
     from sora.config.build import build
     from sora.config.command_line.flags import usual_folders
     from sora.config.compose import config_dir, groups
     from sora.config.words import listed, meant
-    from sora.curation.steps.modelling import ModelScoring
 
     there = groups([*usual_folders(), config_dir()]).get("scorer", {})
-    for name in names:
-        if name not in there:
-            raise ValueError(f"scorers=[{name}]: there is no scorer {name}{meant(name, there)}; there are {listed(there)}")
-    return [ModelScoring(name, build(OmegaConf.create({"scorer": OmegaConf.load(there[name])}).scorer)) for name in names]
+    if name not in there:
+        raise ValueError(f"{key.format(name)}: there is no scorer {name}{meant(name, there)}; there are {listed(there)}")
+    return build(OmegaConf.create({"scorer": OmegaConf.load(there[name])}).scorer)
 
 
 def duplicates(config: Any) -> Deduplication | None:
@@ -142,15 +154,19 @@ def duplicates(config: Any) -> Deduplication | None:
     from pathlib import Path
 
     from sora.curation.steps.deduplicating import Deduplication
+    from sora.curation.steps.modelling import Embedding
 
     said = config.duplicates
     if not said.find:
-        if said.against:
-            raise ValueError("duplicates.against has no effect with duplicates.find=false; leave one out")
+        for key in ("against", "embeddings"):
+            if said[key]:
+                raise ValueError(f"duplicates.{key} has no effect with duplicates.find=false; leave one out")
         return None
     if not config.cheap:
         raise ValueError("duplicates are found by what the cheap scores leave: cheap=false needs duplicates.find=false")
-    return Deduplication(overlap=said.overlap, against=[Path(place) for place in said.against])
+    embedding = None if said.embeddings is None else Embedding(said.embeddings, scorer(said.embeddings, "duplicates.embeddings={}"))
+    against = [Path(place) for place in said.against]
+    return Deduplication(overlap=said.overlap, against=against, embedding=embedding, similarity=said.similarity)
 
 
 def tell(done: Curated, work: Path, part: Any, *, retried: bool = False) -> None:
@@ -244,7 +260,8 @@ def show(work: Path) -> None:
     for one in progress(work):
         rate = f", {one.rate:.3g}/s" if one.left and one.rate else ""
         left = f", {_time(one.seconds)} left" if one.left and one.seconds is not None else ""
-        say(f"{one.stage:<12} {one.done} done, {one.left} left, {one.failed} failed{rate}{left}")
+        barred = f", {one.barred} failed before" if one.barred else ""
+        say(f"{one.stage:<12} {one.done} done, {one.left} left, {one.failed} failed{barred}{rate}{left}")
         for name, reason in one.reasons:
             say(f"  {name}: {reason}")
 

@@ -30,6 +30,7 @@ from sora.curation.engines.local import ProcessEngine, SerialEngine
 from sora.curation.engines.ray import RayEngine
 from sora.curation.inputs import InputSettings, Unit
 from sora.curation.joining import Shards
+from sora.curation.results import Results
 from sora.curation.selecting import SelectionRules
 from sora.curation.steps.deduplicating import Deduplication
 from sora.curation.steps.finding import Cuts, Probe, UnitWork
@@ -98,6 +99,10 @@ def settings(*, moody: bool = False, **changed: Any) -> CurationSettings:
 @contextmanager
 def quiet(what: str, total: int) -> Any:
     yield lambda done: None
+
+
+def in_processes(place: Path, work: Path, workers: int, **changed: Any) -> Curation:
+    return curation(place, work, ProcessEngine(workers=workers, seconds=60.0, memory_gb=4.0), **changed)
 
 
 def curation(place: Path, work: Path, engine: Any, *, moody: bool = False, **changed: Any) -> Curation:
@@ -169,18 +174,22 @@ def with_bad(folder: Path) -> dict[str, float]:
     }
 
 
-def bare(places: list[Path], work: Path) -> None:
-    """The loop over units without anything around it: every stage's function on every video, results forgotten."""
+def bare(places: list[Path], work: Path | None = None) -> None:
+    """The loop over units without anything around it: the functions of the same stages on the same videos, in this process. work: a folder
+    in which each result is saved as a curation saves it; None: they are forgotten."""
     said = settings()
     for path in places:
         unit = Unit(file_hash(path), path.name, str(path))
         tables = {"probe": Probe()(UnitWork(unit))}
-        tables["cuts"] = said.cuts(UnitWork(unit, tables))
-        CheapScoring()(UnitWork(unit, tables))
+        tables["cuts"] = said.cuts(UnitWork(unit))
+        tables["scores"] = CheapScoring()(UnitWork(unit, {"cuts": tables["cuts"]}))
+        for name, table in tables.items() if work is not None else ():
+            Results(work / f"{name}-0").write(unit.name, table)
 
 
 def overheads(folder: Path) -> dict[str, float]:
-    """Time over that of the bare loop over units, for one process of each engine, interleaved; starts are not counted."""
+    """Time over that of the bare loop over units, for one process of each engine, interleaved; the start of Ray is not counted, that of the
+    guarded process is. The names that end with _saving compare with a bare loop that saves its results, too."""
     place = videos(folder / "some", 40)  # many enough that starts, which are a tenth of a second for each stage, do not count
     paths = sorted(place.glob("*.mp4"))
     ray, taken = RayEngine(address=None, **LIMITS | {"seconds": 60.0}), dict[str, list[float]]()
@@ -189,24 +198,25 @@ def overheads(folder: Path) -> dict[str, float]:
     started = time.perf_counter() - start
     curation(place, folder / "warm", ray).run(until="scores")  # its processes import what they need
     runs: dict[str, Callable[[Path], Any]] = {
-        "bare": lambda work: bare(paths, work),
+        "bare": lambda work: bare(paths),
+        "saving": lambda work: bare(paths, work),
         "serial": lambda work: curation(place, work, SerialEngine()).run(until="scores"),
-        "process": lambda work: curation(place, work, ProcessEngine(workers=1, seconds=60.0, memory_gb=4.0)).run(until="scores"),
+        "process": lambda work: in_processes(place, work, 1).run(until="scores"),
         "ray": lambda work: curation(place, work, ray).run(until="scores"),
     }
-    for repeat in range(3):
+    for repeat in range(5):
         for name, run in runs.items():
             begin = time.perf_counter()
             run(folder / f"{name}-{repeat}")
             taken.setdefault(name, []).append(time.perf_counter() - begin)
     ray.close()
-    ratio = {name: statistics.median(one / other for one, other in zip(taken[name], taken["bare"], strict=True)) - 1 for name in taken}
-    return {
-        "serial_overhead": ratio["serial"],
-        "process_overhead": ratio["process"],
-        "ray_overhead": ratio["ray"],
-        "ray_start_seconds": started,
-    }
+
+    def over(name: str, other: str) -> float:
+        return statistics.median(one / two for one, two in zip(taken[name], taken[other], strict=True)) - 1
+
+    found = {f"{name}_overhead": over(name, "bare") for name in ("serial", "process", "ray")}
+    found |= {f"{name}_overhead_saving": over(name, "saving") for name in ("serial", "process", "ray")}
+    return found | {"ray_start_seconds": started}
 
 
 def plain_script(paths: list[Path], out: Path) -> int:
@@ -248,7 +258,7 @@ def beside_a_script(folder: Path) -> dict[str, float]:
             pool.starmap(plain_script, [(paths[number::2], out) for number in range(2)])
         taken["script"].append(time.perf_counter() - start)
         start = time.perf_counter()
-        curation(place, folder / f"curate-{repeat}", ProcessEngine(workers=2, seconds=60.0, memory_gb=4.0)).run()
+        in_processes(place, folder / f"curate-{repeat}", 2).run()
         taken["curate"].append(time.perf_counter() - start)
     return {"vs_plain_script": statistics.median(a / b for a, b in zip(taken["script"], taken["curate"], strict=True))}
 
@@ -273,7 +283,7 @@ def made_up(folder: str, count: int) -> None:
     one = World(seed=1, sizes=((32, 32),), seconds=(2.0,), rates=(8.0,), stride_time=1, image_share=0.0)
     for index in range(40):
         write(place / f"{index:02d}.mp4", one.clip(index).frames, 8.0, lossless=False)
-    few = curation(place, work, ProcessEngine(workers=2, seconds=60.0, memory_gb=4.0))
+    few = in_processes(place, work, 2)
     few.run(until="scores")
     known = [(path, [(step, step.results.read(file_hash(path))) for step in few.steps]) for path in sorted(place.glob("*.mp4"))]
     for number in range(count):  # other bytes, so another unit, with the results of a video that was worked on
@@ -283,7 +293,7 @@ def made_up(folder: str, count: int) -> None:
         for step, table in tables:
             step.results.write(file_hash(again), table)
     del known
-    curation(place, work, ProcessEngine(workers=2, seconds=60.0, memory_gb=4.0), duplicates=None).run()
+    in_processes(place, work, 2, duplicates=None).run()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from sora.curation.deciding import Funnel, Judged, decide, decided
+from sora.curation.deciding import DECISIONS, Funnel, Judged, decide, decided
 from sora.curation.engines.local import Engine
 from sora.curation.inputs import Inputs, InputSettings, Unhashed, Unit, inputs_of
 from sora.curation.joining import Making, NothingMade, Shards, write_dataset
 from sora.curation.results import CurationStage, Results, hashed
-from sora.curation.running import Step, forget_failed, run_step, tally
+from sora.curation.running import StageFunction, Step, forget_failed, run_step, tally
 from sora.curation.scores.table import BASIC_SCORES
 from sora.curation.selecting import SelectionRules
 from sora.curation.status import write_stages, write_units
@@ -29,6 +29,7 @@ from sora.curation.writing_sets import WrittenSets, write_sets
 from sora.data.index.index import DATASET
 from sora.data.index.units import WHOLE, JobPart
 from sora.ingest.tree import Refused
+from sora.system.files import sweep
 from sora.system.locks import LockHeld
 
 _NOT = {"probe": "probed", "cuts": "cut", "transcode": "transcoded"}
@@ -100,7 +101,7 @@ class Curation:
     @cached_property
     def steps(self) -> list[Step]:
         """The steps over units, in order; the first that lists clips is `listing`."""
-        return [*self._before, self.listing, *self.scoring]
+        return [*self._before, self.listing, *self.scoring, *self._embedded(self.listing)]
 
     @cached_property
     def _before(self) -> list[Step]:
@@ -116,7 +117,14 @@ class Curation:
         if self.from_dataset:
             return self._step(ListClips().stage(), ListClips())
         (probed,) = self._before
-        return self._step(self.settings.cuts.stage(probed.stage), self.settings.cuts, probed)
+        return self._step(self.settings.cuts.stage(probed.stage), self.settings.cuts, probed, reads=False)
+
+    def _embedded(self, listing: Step) -> list[Step]:
+        """The step that embeds clips, if it is wanted."""
+        said = self.settings.duplicates
+        if said is None or said.embedding is None:
+            return []
+        return [self._step(said.embedding.stage(listing.stage), said.embedding, listing)]
 
     @cached_property
     def scoring(self) -> list[Step]:
@@ -131,13 +139,13 @@ class Curation:
         assert inputs is not None, "steps are asked for once the input is known"
         return self._step(stage, one, self.listing, named=one.named(inputs), texts=partial(texts_of, inputs))
 
-    def _step(self, stage: CurationStage, function: Callable[..., pa.Table], *after: Step, **more: Any) -> Step:
-        return Step(stage, Results(self.work / stage.folder), function, after, **more)
+    def _step(self, stage: CurationStage, function: StageFunction, *after: Step, **more: Any) -> Step:
+        return Step(stage, Results(self.work / stage.folder, function.form), function, after, **more)
 
     @cached_property
     def select(self) -> Results:
         after = tuple(step.stage for step in self.steps)
-        return Results(self.work / CurationStage("select", 2, self.settings.selection.described(), after).folder)
+        return Results(self.work / CurationStage("select", 2, self.settings.selection.described(), after).folder, DECISIONS)
 
     @cached_property
     def transcode(self) -> Step:
@@ -150,6 +158,7 @@ class Curation:
             ValueError: settings do not fit the input, each other or what is there; before any work, as far as it can be known.
         """
         self._refuse(until)
+        sweep(self.work)
         self._retried = 0
         done = self._ran(until=until, retry=retry)
         done.retried = self._retried
@@ -194,7 +203,7 @@ class Curation:
         judged = Judged(inputs=inputs, clips=self.listing, scores=self.scoring, probed=probed, copies=copies)
         decision = self._decide(judged, after)
         funnel, sources = Funnel(), set[str]()
-        for _, rows in decided(self.select, decision):
+        for _, rows in decided(self.select, decision, inputs):
             funnel.add(rows)
             sources |= {row["source"] for row in rows if not row["rule"]}
         lost = [Refused(unit.told, 0.0, why) for unit in inputs.units if (why := judged.lost(unit)) is not None]
@@ -209,7 +218,10 @@ class Curation:
             name = self.settings.dataset or f"curated_{hashed(decision, self.select.folder.name)[:8]}"
             rules = self.settings.selection.described()
             given = {"select": self.select, "decision": decision, "scoring": self.scoring, "rules": rules}
-            done.sets = write_sets(self.place, inputs, name=name, **given)
+            try:
+                done.sets = write_sets(self.place, inputs, name=name, **given)
+            except LockHeld as error:  # of another part
+                return Curated(inputs, waiting=f"the sets: {error}")
             return done
         making = Making(inputs=inputs, select=self.select, decision=decision, transcode=self.settings.transcode, made=self.transcode)
         chunks = {chunk.name: _Chunk(chunk, clips) for _, chunk, clips in making.chunks()}
@@ -244,10 +256,11 @@ class Curation:
         if said is None or scores is None:
             return Copies(), ""
         guards = [self._guard(place, retry=retry) for place in said.against]
-        stage = said.stage(scores.stage, [of for of, _ in guards])
-        scored = Scored(units=inputs.units, clips=self.listing, scores=scores)
+        embedded = next(iter(self._embedded(self.listing)), None)
+        stage = said.stage(scores.stage, [of for of, _ in guards], embedded.stage if embedded else None)
+        scored = Scored(units=inputs.units, clips=self.listing, scores=scores, embedded=embedded)
         with self.counting(stage.name, 1) as report:
-            found = said(scored, [one for _, one in guards], Results(self.work / stage.folder))
+            found = said(scored, [one for _, one in guards], Results(self.work / stage.folder, said.form))
             report(1)
         return found, stage.folder
 
@@ -256,8 +269,9 @@ class Curation:
         inputs = inputs_of(place, self.work, InputSettings(), run=self.engine)
         listing = self._step(ListClips().stage(), ListClips())
         scores = self._step(CheapScoring().stage(listing.stage), CheapScoring(), listing)
-        self._run([listing, scores], inputs.units, until=None, retry=retry)
-        return inputs, Scored(units=inputs.units, clips=listing, scores=scores, told=str(place))
+        embedded = self._embedded(listing)
+        self._run([listing, scores, *embedded], inputs.units, until=None, retry=retry)
+        return inputs, Scored(units=inputs.units, clips=listing, scores=scores, embedded=next(iter(embedded), None), told=str(place))
 
     def _decide(self, judged: Judged, after: str) -> str:
         """Decide about all clips, unless that was done; the name of the result. after: the stage that found duplicates."""
@@ -285,7 +299,17 @@ class Curation:
                 return
 
     def _inputs(self, part: JobPart, *, unread: bool = True) -> Inputs:
-        return inputs_of(self.place, self.work, self.settings.reading, run=self.engine, part=part, unread=unread)
+        with ExitStack() as stack:
+            bar: list[Callable[[int], None]] = []
+
+            def report(done: int, of: int) -> None:
+                if not bar and done < of:  # else nothing is read again
+                    bar.append(stack.enter_context(self.counting("inputs", of)))
+                for tell in bar:
+                    tell(done)
+
+            said = {"run": self.engine, "part": part, "unread": unread, "progress": report}
+            return inputs_of(self.place, self.work, self.settings.reading, **said)
 
 
 @dataclass(frozen=True)

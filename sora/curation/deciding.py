@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from sora.curation.inputs import Inputs, SourceFacts, Unit
-from sora.curation.results import Results
+from sora.curation.result_forms import ResultForm
+from sora.curation.results import Results, changed
 from sora.curation.running import Step
 from sora.curation.scores.table import BASIC_SCORES
 from sora.curation.selecting import KEPT, Candidate, Decider, SelectionRules
 from sora.curation.steps.deduplicating import Copies, Member
+from sora.gate.forms import Fields, fitting, flag, text, word
+from sora.gate.texts import LIST, json_of
 from sora.safety.claims import NO_CLAIMS, OriginClaims
 
 DECIDED = pa.schema(
@@ -33,6 +36,14 @@ DECIDED = pa.schema(
         ("scores", pa.map_(pa.string(), pa.float64())),
     ]
 )  # one row for each clip. rule, reason: why it is left out, both "" if it is kept
+DECISIONS = ResultForm(
+    schema=DECIDED, rising=False, least={"number": 0, "first": 0, "end": 1, "start": -math.inf, "seconds": 0}, spans="each"
+)
+_CLAIMS = Fields(
+    {"state": word("none", "unread", "valid", "trusted", "invalid"), "synthetic": flag, "why": text}
+    | {"training": word("", "allowed", "constrained", "notAllowed")},
+    closed=True,
+)
 _ROWS = 8192  # rows that are written together
 
 
@@ -51,7 +62,7 @@ class Judged:
         """Why a unit has no clips to decide on; None if it has."""
         for step in (self.clips, *self.scores):
             if (failure := step.lost(unit)) is not None:
-                return f"{step.stage.name}: {failure.reason}"
+                return f"{failure.stage}: {failure.reason}"
         return None
 
     def candidates(self, unit: Unit) -> Iterator[tuple[dict, Candidate]]:
@@ -83,7 +94,12 @@ class Judged:
     def _claims(self, unit: Unit) -> OriginClaims:
         if self.probed is None:
             return NO_CLAIMS
-        return OriginClaims(**json.loads(self.probed.read(unit, only=lambda name: name == "claims")["claims"][0].as_py()))
+        said = self.probed.read(unit, only=lambda name: name == "claims")["claims"][0].as_py()
+        path = self.probed.results.path(unit.name)
+        try:
+            return OriginClaims(**fitting(json_of(said.encode(), limit=LIST), _CLAIMS, "claims"))
+        except ValueError as error:
+            raise changed(path, str(error)) from None
 
 
 def is_score(column: str) -> bool:
@@ -147,16 +163,26 @@ def _write(add: Callable[[pa.Table, int], None], rows: list[dict]) -> None:
         rows.clear()
 
 
-def decided(results: Results, name: str) -> Iterator[tuple[str, list[dict]]]:
-    """The decisions about the clips of one unit after another: its name, and a row for each clip."""
-    unit, rows = "", list[dict]()
+def decided(results: Results, name: str, inputs: Inputs) -> Iterator[tuple[str, list[dict]]]:
+    """The decisions about the clips of one unit after another: its name, and a row for each clip.
+
+    Raises:
+        ValueError: they are of another input, or out of order.
+    """
+    known = {unit.name for unit in inputs.units}
+    unit, number, rows = "", -1, list[dict]()
     for table in results.groups(name):
         for row in table.to_pylist():
-            if row["unit"] != unit and rows:
-                yield unit, rows
-                rows = []
-            unit = row["unit"]
-            rows.append(row | {"scores": dict(row["scores"] or ())})
+            if row["unit"] != unit:
+                if row["unit"] < unit or row["unit"] not in known:
+                    raise changed(results.path(name), f"its unit {row['unit'][:100]} is none of the input, or out of order")
+                if rows:
+                    yield unit, rows
+                unit, number, rows = row["unit"], -1, []
+            if row["number"] <= number:
+                raise changed(results.path(name), f"clip {row['number']} of {unit} is out of order")
+            number = row["number"]
+            rows.append(row | {"scores": dict(row["scores"])})
     if rows:
         yield unit, rows
 

@@ -283,7 +283,7 @@ def _hashes(
     rows = [(name, *mark, found[name]) for name in names if (mark := marks[name]) and len(found[name]) == 64]
     if left and rows:
         columns = dict(zip(_CACHE.names, map(list, zip(*rows, strict=True)), strict=True))
-        write_table(work / f"{KNOWN}-{part.number}-of-{part.of_all}.parquet", pa.table(columns, schema=_CACHE))
+        write_table(work / f"{KNOWN}-{part.number}-of-{part.of_all}.parquet", pa.table(columns, schema=_CACHE), lasting=False)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from sora.curation.deciding import decided
 from sora.curation.inputs import Inputs, SourceFacts, Unit
-from sora.curation.results import Results
+from sora.curation.results import Results, changed
 from sora.curation.running import Step
 from sora.curation.scores.table import BASIC_SCORES
 from sora.curation.steps.transcoding import Transcode
@@ -53,7 +54,7 @@ class Making:
     def kept(self) -> Iterator[tuple[Unit, list[dict[str, Any]]]]:
         """The units in order, each with the rows of its kept clips; those without any are left out."""
         units = {unit.name: unit for unit in self.inputs.units}
-        for name, rows in decided(self.select, self.decision):
+        for name, rows in decided(self.select, self.decision, self.inputs):
             if kept := [row for row in rows if not row["rule"]]:
                 yield units[name], kept
 
@@ -70,13 +71,22 @@ class Making:
             if (failure := self.made.lost(chunk)) is not None:
                 yield from ((f"{unit.told} clip {number}: {failure.reason}", b"") for number in rows)
                 continue
+            left = list(rows)
             for table in self.made.groups(chunk):
                 for made in table.to_pylist():
+                    if left[:1] != [made["number"]]:
+                        raise self._odd(chunk, f"clip {made['number']} is not the next of those that are kept")
+                    left.pop(0)
                     if made["reason"]:
                         yield f"{unit.told} clip {made['number']}: {made['reason']}", b""
                         continue
                     facts = self._facts(unit, rows[made["number"]], made)
                     yield replace(facts, split=splits.of(facts)), made["media"]
+            if left:
+                raise self._odd(chunk, f"it lacks clip {left[0]}")
+
+    def _odd(self, chunk: Unit, how: str) -> ValueError:
+        return changed(self.made.results.path(chunk.name), how)
 
     def _facts(self, unit: Unit, row: dict[str, Any], made: dict[str, Any]) -> ClipFacts:
         known = self.inputs.facts.get(unit.name, SourceFacts())
@@ -94,7 +104,7 @@ class Making:
             start=row["start"],
             licence=known.licence,
             consent=known.consent,
-            scores={name: value for name, value in row["scores"].items() if name not in BASIC_SCORES},
+            scores={name: value for name, value in row["scores"].items() if name not in BASIC_SCORES and math.isfinite(value)},
             extra=extra,
         )
 

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sora.curation.result_forms import ResultForm
 from sora.gate import parquet
 from sora.gate.forms import Fields, fitting, flag, text
 from sora.gate.texts import CARD, json_of, read_json
@@ -35,7 +36,13 @@ from sora.system.files import STAGING, local, whole_file, write_json
 SUFFIX, FAILED = ".parquet", ".failed.json"
 _FAILURE = Fields({"reason": text, "died": flag})
 _SEAL = "sora.result"  # in the footer of a result: the hashes of its columns
+_ADVICE = "; remove it, and the same command makes it again"
 _LONGEST = 2000  # characters of a reason
+# Most results have a few rows of many columns: preparing a dictionary and a strong compressor for each column takes longer than writing it,
+# and statistics would hold the least and the largest picture of a column, twice.
+_KEPT: Mapping[str, Any] = MappingProxyType(
+    {"compression": "lz4", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+)
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _HASH = 16  # hexadecimal digits of a stage's hash in its folder's name
 
@@ -62,10 +69,12 @@ class CurationStage:
 
 
 class Failure(NamedTuple):
-    """Why a unit has no result. died: its process crashed or took too long or too much memory, so that another try may succeed."""
+    """Why a unit has no result. died: its process crashed or took too long or too much memory, so that another try may succeed. stage: the
+    name of the stage that failed, where it was read from a file."""
 
     reason: str
     died: bool = False
+    stage: str = ""
 
 
 class _Seal:
@@ -89,18 +98,19 @@ class _Seal:
     def check(self, path: Path) -> None:
         """Raise ValueError if a column is not the one whose hash the file states."""
         if any(self._said[column] != digest for column, digest in self.digests().items()):
-            raise _changed(path)
+            raise changed(path)
 
 
-def _changed(path: Path) -> ValueError:
-    return ValueError(f"{path} is not as sora curate wrote it")
+def changed(path: Path, how: str = "") -> ValueError:
+    """The error of a result that is not what a stage has written. how: what in it is not."""
+    return ValueError(f"{path} is not as sora curate wrote it{f': {how}' if how else ''}{_ADVICE}")
 
 
 class Results:
-    """The results of a stage, in a folder."""
+    """The results of a stage, in a folder. form: of each; None if only failures are read, or where any will do."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, form: ResultForm | None = None) -> None:
+        self.folder, self.form = Path(folder), form
 
     @property
     def name(self) -> str:
@@ -123,7 +133,7 @@ class Results:
         if _is_there(self.path(unit)) or not _is_there(path):
             return None
         said = fitting(read_json(path, limit=CARD), _FAILURE, str(path), "remove it to try the unit again")
-        return Failure(said["reason"], said["died"])
+        return Failure(said["reason"], said["died"], self.name)
 
     def read(self, unit: str, *, only: Callable[[str], bool] = lambda name: True) -> pa.Table:
         """The result of a unit, those columns whose names are wanted. Raises ValueError if there is none or the file is damaged
@@ -134,16 +144,21 @@ class Results:
             table = parquet.taken(file, self.path(unit), wanted)
             seal.add(table)
             seal.check(self.path(unit))
+            self._check(unit, table)
             return table
 
     def groups(self, unit: str) -> Iterator[pa.Table]:
         """The result of a unit, one row group after another, for results that are too large to be read at once."""
         with self._opened(unit) as file:
             seal = self._seal(unit, file, file.schema_arrow.names)
+            rows, last = 0, -1
             for group in range(file.metadata.num_row_groups):
                 table = parquet.taken(file, self.path(unit), group=group)
                 seal.add(table)
+                self._check(unit, table, first=rows, before=last)
                 yield table
+                if self.form is not None and "number" in table.column_names and table.num_rows:
+                    rows, last = rows + table.num_rows, table["number"][-1].as_py()
             seal.check(self.path(unit))
 
     @contextmanager
@@ -152,7 +167,7 @@ class Results:
             with parquet.opened(self.path(unit)) as file:
                 yield file
         except ValueError as error:
-            raise ValueError(f"{error}; remove it, and the same command makes it again") from None
+            raise error if str(error).endswith(_ADVICE) else ValueError(f"{error}{_ADVICE}") from None
 
     def write(self, unit: str, table: pa.Table, *, group_rows: int = 4096) -> None:
         """Save the result of a unit. group_rows: the most rows of a row group."""
@@ -163,8 +178,7 @@ class Results:
     def writing(self, unit: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table, int], None]]:
         """A context that saves a result from tables that its function takes, each with the most rows of a row group."""
         seal = _Seal(f"{self.folder.name}/{unit}", schema.names)
-        kept = {"compression": "zstd", "write_page_checksum": True}
-        with whole_file(self.path(unit), lasting=False) as staging, pq.ParquetWriter(local(staging), schema, **kept) as writer:
+        with whole_file(self.path(unit), lasting=False) as staging, pq.ParquetWriter(local(staging), schema, **_KEPT) as writer:
 
             def add(table: pa.Table, group_rows: int) -> None:
                 seal.add(table)
@@ -173,10 +187,22 @@ class Results:
             yield add
             writer.add_key_value_metadata({_SEAL: json.dumps(seal.digests())})
 
+    def _check(self, unit: str, table: pa.Table, *, first: int = 0, before: int = -1) -> None:
+        if self.form is not None:
+            try:
+                self.form.check(table, first=first, before=before)
+            except ValueError as error:
+                raise changed(self.path(unit), str(error)) from None
+
     def _seal(self, unit: str, file: pq.ParquetFile, columns: Sequence[str]) -> _Seal:
         said = json_of((file.metadata.metadata or {}).get(_SEAL.encode(), b"{}"), limit=CARD)
         if not isinstance(said, dict) or set(said) != set(file.schema_arrow.names):
-            raise _changed(self.path(unit))
+            raise changed(self.path(unit))
+        if self.form is not None:
+            try:
+                self.form.check_columns(file.schema_arrow)
+            except ValueError as error:
+                raise changed(self.path(unit), str(error)) from None
         return _Seal(f"{self.folder.name}/{unit}", columns, said)
 
     def fail(self, unit: str, failure: Failure) -> None:

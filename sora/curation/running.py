@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
 from sora.curation.inputs import Unit
+from sora.curation.result_forms import ResultForm
 from sora.curation.results import CurationStage, Failure, Results
 from sora.curation.steps.finding import UnitWork
 from sora.ingest.tree import Run
@@ -23,19 +24,30 @@ class Tally(NamedTuple):
     left: int
 
 
+class StageFunction(Protocol):
+    """What makes the result of a unit: a table of the form that it states."""
+
+    @property
+    def form(self) -> ResultForm: ...
+
+    def __call__(self, work: UnitWork) -> pa.Table: ...
+
+
 def own_name(unit: Unit) -> str:
     return unit.name
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage with its function and the steps whose results it reads. tables, texts: for a unit, more that the function takes. named: the
-    name of a unit's result, where that depends on more than the unit's content. group_rows: the most rows of a row group of a result."""
+    """A stage with its function and the steps that come before it. reads: whether the function takes their results. tables, texts: for a
+    unit, more that it takes. named: the name of a unit's result, where that depends on more than the unit's content. group_rows: the most
+    rows of a row group of a result."""
 
     stage: CurationStage
     results: Results
-    function: Callable[[UnitWork], pa.Table]
+    function: StageFunction
     after: tuple[Step, ...] = ()
+    reads: bool = True
     tables: Callable[[Unit], dict[str, pa.Table]] | None = None
     texts: Callable[[Unit], tuple[str, ...]] | None = None
     named: Callable[[Unit], str] = own_name
@@ -69,7 +81,7 @@ class Step:
         return all(step.has(unit) and step.lost(unit) is None for step in self.after)
 
     def work(self, unit: Unit) -> UnitWork:
-        tables = {step.stage.name: step.read(unit) for step in self.after}
+        tables = {step.stage.name: step.read(unit) for step in self.after} if self.reads else {}
         more = self.tables(unit) if self.tables is not None else {}
         return UnitWork(unit, tables | more, self.texts(unit) if self.texts is not None else ())
 
@@ -90,7 +102,8 @@ def run_step(step: Step, units: Sequence[Unit], *, run: Run, report: Callable[[i
     for done in run(step.function, left()):
         unit = done.item.unit
         if done.result is None:
-            step.results.fail(step.named(unit), Failure(done.reason, done.died))
+            # Where a video lies is not part of what is known about it.
+            step.results.fail(step.named(unit), Failure(done.reason.removeprefix(f"{unit.path} "), done.died))
         else:
             step.results.write(step.named(unit), done.result, group_rows=step.group_rows)
         settled += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +22,13 @@ from sora.system.files import write_json
 PLAN, UNITS = "curation.json", "plan"
 _LATEST = 256  # results by whose times a rate is measured
 _SHOWN = 5  # reasons
+SCORING = ("score", "embed")  # how the names of stages begin on which no other depends
 FORM = Fields({"version": whole(1, 1), "stages": [text]})
 
 
 class StageProgress(NamedTuple):
-    """How far a stage is. rate: units a second lately, 0 if it is not known. seconds: the time left at this rate; None if not known.
+    """How far a stage is. barred: units that failed in a stage before. rate: units a second lately, 0 if it is not known. seconds: the time
+    left at this rate; None if not known.
 
     reasons: units that failed, as people know them, and why, the first few.
     """
@@ -34,6 +36,7 @@ class StageProgress(NamedTuple):
     stage: str
     done: int
     failed: int
+    barred: int
     left: int
     rate: float
     seconds: float | None
@@ -48,7 +51,7 @@ def write_stages(work: Path, stages: Sequence[Results]) -> None:
 def write_units(work: Path, step: Step, units: Sequence[Unit], part: JobPart) -> None:
     """Write the units that a job is to do of a stage, for `progress`."""
     table = pa.table({"name": [step.named(unit) for unit in units], "told": [unit.told for unit in units]}, schema=_TOLD)
-    write_table(work / UNITS / f"{step.stage.folder}-{part.number}-of-{part.of_all}.parquet", table)
+    write_table(work / UNITS / f"{step.stage.folder}-{part.number}-of-{part.of_all}.parquet", table, lasting=False)
 
 
 _TOLD = pa.schema([("name", pa.string()), ("told", pa.string())])
@@ -59,6 +62,7 @@ def progress(work: Path) -> Iterator[StageProgress]:
     if not (work / PLAN).is_file():
         raise ValueError(f"{work} is no work folder of sora curate, or nothing was begun there: it has no {PLAN}")
     plan = fitting(read_json(work / PLAN, limit=LIST, within=work), FORM, str(work / PLAN), "give the command of the curation again")
+    lost = set[str]()  # units, as people know them, that failed where all that follows needs a result
     for folder in plan["stages"]:
         told: dict[str, str] = {}
         for path in sorted((work / UNITS).glob(f"{glob.escape(folder)}-*.parquet")):
@@ -67,16 +71,20 @@ def progress(work: Path) -> Iterator[StageProgress]:
                 raise ValueError(f"{path} is not as sora curate wrote it; give the command of the curation again")
             told |= dict(zip(table["name"].to_pylist(), table["told"].to_pylist(), strict=True))
         if told:
-            yield _progress(work, folder, told)
+            results = Results(work / folder)
+            settled = {name: how for name, how in results.settled().items() if name in told}
+            yield _progress(results, told, settled, lost)
+            if not results.name.startswith(SCORING):
+                lost |= {told[name] for name, (_, failed) in settled.items() if failed}
 
 
-def _progress(work: Path, folder: str, told: dict[str, str]) -> StageProgress:
-    results = Results(work / folder)
-    settled = {name: how for name, how in results.settled().items() if name in told}
-    failed = sorted(name for name, (_, lost) in settled.items() if lost)
+def _progress(results: Results, told: dict[str, str], settled: dict[str, tuple[float, bool]], lost: Collection[str]) -> StageProgress:
+    failed = sorted(name for name, (_, is_failure) in settled.items() if is_failure)
+    barred = sum(told[name] in lost for name in told.keys() - settled.keys())
+    left = len(told) - len(settled) - barred
     times = sorted(when for when, _ in settled.values())[-_LATEST:]
     lasted = times[-1] - times[0] if len(times) > 1 else 0.0
     rate = (len(times) - 1) / lasted if lasted > 0 else 0.0
-    left = len(told) - len(settled)
+    seconds = left / rate if rate else None
     reasons = [(told[name], failure.reason) for name in failed[:_SHOWN] if (failure := results.failure(name)) is not None]
-    return StageProgress(results.name, len(settled) - len(failed), len(failed), left, rate, left / rate if rate else None, reasons)
+    return StageProgress(results.name, len(settled) - len(failed), len(failed), barred, left, rate, seconds, reasons)

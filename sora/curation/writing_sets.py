@@ -10,13 +10,15 @@ from typing import Any
 
 from sora.curation.deciding import decided, is_score
 from sora.curation.inputs import Inputs
-from sora.curation.results import Results
+from sora.curation.results import Results, changed
 from sora.curation.running import Step
 from sora.data.index.index import Index
 from sora.data.index.keyed_sets import SCORE_SETS, SELECTIONS, SetKind
 from sora.data.index.set_writers import ScoreSetWriter, SelectionWriter
+from sora.system.locks import NAME, alone_in
 
 _DIGITS = 8  # of a stage's hash in a set's name
+_PATIENCE = 60.0  # seconds for another job that writes sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,25 +32,36 @@ class WrittenSets:
 def write_sets(
     folder: Path, inputs: Inputs, *, name: str, select: Results, decision: str, scoring: Sequence[Step], rules: Mapping[str, Any]
 ) -> WrittenSets:
-    """Write one set of scores for each scoring step and the selection `name`; those that are there with the same settings stay.
+    """Write one set of scores for each scoring step and the selection `name`; those that are there with the same settings stay. Jobs of one
+    work folder do so one after another.
 
-    rules: the settings of the selection. Raises ValueError if sets of these names are there with other settings.
+    rules: the settings of the selection.
+
+    Raises:
+        LockHeld: another job has been writing them for a long time.
+        ValueError: sets of these names are there with other settings.
     """
-    index = Index.open(folder)
-    scores = [_write_scores(index, inputs, step) for step in scoring]
-    settings = {"rules": dict(rules), "stage": select.folder.name, "decision": decision}
-    if not _is_there(SELECTIONS, index, name, settings):
-        writer = SelectionWriter(index, name, settings=settings)
-        shards = {unit.name: unit.shard for unit in inputs.units}
-        for unit, rows in decided(select, decision):
-            shard = shards.pop(unit)
-            assert shard is not None
-            writer.write(shard, {row["key"]: row["rule"] for row in rows})
-        for shard in shards.values():  # no stage could work on it
-            assert shard is not None
-            writer.write(shard, dict.fromkeys(index.shard_keys(shard), "unreadable"))
-        writer.finish({"command": "curate"})
+    work = select.folder.parent
+    with alone_in(work, f"writing sets of {folder} for", name=f"{NAME}-writing-sets", advice="wait for it", patience=_PATIENCE):
+        index = Index.open(folder)
+        scores = [_write_scores(index, inputs, step) for step in scoring]
+        settings = {"rules": dict(rules), "stage": select.folder.name, "decision": decision}
+        if not _is_there(SELECTIONS, index, name, settings):
+            _write_selection(index, inputs, name, select=select, decision=decision, settings=settings)
     return WrittenSets(scores=scores, selection=name)
+
+
+def _write_selection(index: Index, inputs: Inputs, name: str, *, select: Results, decision: str, settings: Mapping[str, Any]) -> None:
+    writer = SelectionWriter(index, name, settings=settings)
+    shards = {unit.name: unit.shard for unit in inputs.units}
+    for unit, rows in decided(select, decision, inputs):
+        shard = shards.pop(unit)
+        assert shard is not None
+        writer.write(shard, {row["key"]: row["rule"] for row in rows})
+    for shard in shards.values():  # no stage could work on it
+        assert shard is not None
+        writer.write(shard, dict.fromkeys(index.shard_keys(shard), "unreadable"))
+    writer.finish({"command": "curate"})
 
 
 def _write_scores(index: Index, inputs: Inputs, step: Step) -> str:
@@ -64,6 +77,10 @@ def _write_scores(index: Index, inputs: Inputs, step: Step) -> str:
         if step.lost(unit) is None:
             keys = index.shard_keys(unit.shard)
             for row in step.read(unit, only=is_score).to_pylist():
+                if row["number"] >= len(keys):
+                    raise changed(
+                        step.results.path(step.named(unit)), f"it has scores of clip {row['number']}, and its shard {len(keys)} clips"
+                    )
                 numbers = {name: value for name, value in row.items() if isinstance(value, float) and math.isfinite(value)}
                 found[keys[row["number"]]] = numbers
         writer.write(unit.shard, found)

@@ -13,6 +13,7 @@ from sora.curation.deciding import decided
 from sora.curation.scores.table import BASIC_SCORES, CHEAP_SCORES
 from sora.curation.selecting import SelectionRules
 from sora.curation.spans import Fate
+from sora.curation.steps.finding import Cuts
 from sora.curation.steps.scoring import CheapScoring
 from sora.report.curation import CurationView, ScoreView, ShownPart, Still
 
@@ -27,11 +28,13 @@ def view_of(curation: Curation, done: Curated, *, title: str, notes: Sequence[st
         dict[str, list[float]](),
         dict[str, tuple[int, float]](),
     )
-    for _, rows in decided(curation.select, done.decision):
+    for _, rows in decided(curation.select, done.decision, done.inputs):
+        before: Mapping[str, Any] | None = None
         for row in rows:
             places[row["unit"], row["number"]] = len(clips)
             _add(values, row["scores"], len(clips))
-            clips.append(_shown(row))
+            clips.append(_shown(row, goes_on=not curation.from_dataset and _goes_on(before, row, curation.settings.cuts)))
+            before = row
             count, seconds = losses.get(row["rule"], (0, 0.0))
             losses[row["rule"]] = count + 1, seconds + row["seconds"]
     for each in values.values():
@@ -51,9 +54,23 @@ def view_of(curation: Curation, done: Curated, *, title: str, notes: Sequence[st
     )
 
 
-def _shown(row: Mapping[str, Any]) -> ShownPart:
+def _shown(row: Mapping[str, Any], *, goes_on: bool) -> ShownPart:
     named = row["key"] or row["source"]  # of a dataset's clip, its key: many have one source
-    return ShownPart(named, row["number"], row["start"], row["rule"], row["reason"], row["rule"] not in get_args(Fate))
+    return ShownPart(named, row["number"], row["start"], row["rule"], row["reason"], _is_clip(row), goes_on)
+
+
+def _is_clip(row: Mapping[str, Any]) -> bool:
+    return row["rule"] not in get_args(Fate)
+
+
+def _goes_on(before: Mapping[str, Any] | None, row: Mapping[str, Any], cuts: Cuts) -> bool:
+    """Whether a clip is the next of the equal parts of one long shot. before: the part before it."""
+    if before is None or cuts.most_seconds is None or before["end"] != row["first"] or not (_is_clip(before) and _is_clip(row)):
+        return False
+    if cuts.trim_frames:  # else a cut would have left frames out
+        return True
+    whole, frame = before["seconds"] + row["seconds"], row["seconds"] / (row["end"] - row["first"])
+    return whole > cuts.most_seconds and abs(before["seconds"] - row["seconds"]) < 2.5 * frame
 
 
 def _add(values: dict[str, list[float]], scores: Mapping[str, float], place: int) -> None:
@@ -91,7 +108,10 @@ class Stills:
         content = self._of(unit).get(number, {}).get(f"still_{moment}")
         if not content:
             return None
-        width, height = Image.open(io.BytesIO(content)).size
+        try:
+            width, height = Image.open(io.BytesIO(content), formats=("JPEG",)).size
+        except (OSError, ValueError, Image.DecompressionBombError):  # no stage has made it
+            return None
         return Still(content, width, height)
 
     def _of(self, unit: str) -> dict[int, dict[str, Any]]:

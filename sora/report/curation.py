@@ -43,7 +43,8 @@ _LISTED = 200  # videos without a clip
 
 
 class ShownPart(NamedTuple):
-    """A part of a video as the page shows it. when: seconds into its source. clip: whether it is a clip, so that there are stills of it."""
+    """A part of a video as the page shows it. when: seconds into its source. clip: whether it is a clip, so that there are stills of it.
+    goes_on: whether it is the next of the equal parts of one long shot, so that no cut lies before it."""
 
     source: str
     number: int
@@ -51,6 +52,7 @@ class ShownPart(NamedTuple):
     rule: str
     reason: str
     clip: bool
+    goes_on: bool = False
 
 
 class Still(NamedTuple):
@@ -195,13 +197,21 @@ def _cuts(view: CurationView) -> list[Part]:
     """The frames on both sides of some cuts, spread over all: the last of one clip, and the first of the next of the same video."""
     clips = [place for place, one in enumerate(view.clips) if one.clip]
     pairs = [(one, two) for one, two in pairwise(clips) if view.clips[one].source == view.clips[two].source]
+    parted = sum(view.clips[two].goes_on for _, two in pairs)
+    pairs = [pair for pair in pairs if not view.clips[pair[1]].goes_on]
     step = max(1, len(pairs) // _CUTS)
     pictures: list[Picture] = []
     for one, two in pairs[::step][:_CUTS]:
         before = _picture(view, one, f"clip {view.clips[one].number} ends", "last")
         after = _picture(view, two, f"clip {view.clips[two].number} begins", "first")
         pictures += [before, after] if before and after else []
-    return [Prose(f"Frames on both sides of {counted(len(pictures) // 2, 'cut')}."), PictureGrid(pictures, paired=True)] if pictures else []
+    parts: list[Part] = []
+    if pictures:
+        parts += [Prose(f"Frames on both sides of {counted(len(pictures) // 2, 'cut')}."), PictureGrid(pictures, paired=True)]
+    if parted:
+        where = counted(parted, "place", "places")
+        parts.append(Prose(f"At {where} a shot that lasts longer than spans.most_seconds is parted into equal clips: no cut is there."))
+    return parts
 
 
 def _duplicates(view: CurationView) -> list[Part]:

@@ -14,22 +14,23 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 
 from sora.gate.confine import confine
 from sora.system.processes import ASKING, Parent, born_deaf
 
-UNSENT = 75  # exit code of a loader worker that cannot send its batch
-SHARED = "/dev/shm"  # where torch puts batches
 AHEAD = 4  # results per process that may wait for an earlier one
 _LATE = 60  # seconds beyond its time limit after which a process that did not end itself is killed from here
 _ENDING = 5  # seconds that an idle process has to end
+_OTHER = b""  # a message before another function and, twice, before the end; nothing is packed into so little
+_NO_MEMORY = 76  # exit code of a process that lacked memory
+_MEMORY = "it needs more memory than a process may take"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Start = Literal["fork", "forkserver"]
@@ -48,29 +49,15 @@ class Outcome(Generic[Item, Result]):
     died: bool = False
 
 
-class Guarded(Generic[Item, Result]):
-    """A function with a time limit: if it takes over `seconds`, the process that runs it is killed, whatever it is doing."""
-
-    def __init__(self, function: Callable[[Item], Result], seconds: float) -> None:
-        self.function, self.seconds = function, seconds
-
-    def __call__(self, item: Item) -> Outcome[Item, Result]:
-        signal.setitimer(signal.ITIMER_REAL, self.seconds)
-        try:
-            return Outcome(item, self.function(item))
-        except (ValueError, MemoryError) as error:
-            return _failed(item, error)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Hold:
-    """Limits of a process in a pool. memory_gb: of address space. apart: it cannot open connections, start programs or write files, where
-    the kernel supports this; not for functions that read files over a network."""
+    """Limits of a process in a pool. seconds: that an item may take; the process is killed then, whatever it is doing. memory_gb: of its
+    address space. apart: it cannot open connections, start programs or write files, where the kernel supports this; not for functions that
+    read files over a network."""
 
+    seconds: float
     memory_gb: float
-    apart: bool
+    apart: bool = True
 
 
 def in_order(
@@ -83,57 +70,243 @@ def in_order(
     apart: bool = True,
     start: Start = "fork",
 ) -> Iterator[Outcome[Item, Result]]:
-    """The results of `function` for every item, in order, from at most `workers` processes (0: in this one, without limits).
+    """`GuardedPool.in_order` of a pool that is there for this call alone."""
+    with GuardedPool(workers, Hold(seconds=seconds, memory_gb=memory_gb, apart=apart), start=start) as pool:
+        yield from pool.in_order(function, items)
 
-    A `ValueError` of the function, or a lack of memory, becomes the item's reason; any other exception is raised here. An item whose
-    process dies or takes over `seconds` is tried once more in a new process, then given up with a reason; meanwhile the other processes go
-    on, until `AHEAD` results per process wait for that item. memory_gb, apart: see `Hold`.
+
+class GuardedPool:
+    """Computes a function for many items in at most `workers` processes (0: in this one, without limits). The processes live until `close`,
+    so what one call has made them import is there for the next; calls come one after another.
+
+    A `ValueError` of the function becomes the item's reason; any other exception is raised here. An item that takes over `hold.seconds` is
+    given up, as another try would cost as much again. One whose process crashes or lacks memory, which items before it may have taken, is
+    tried once more in a new process, then given up.
 
     start: how processes are started, as in `multiprocessing`. "fork" is quick, and wrong where this process has threads that may hold
     locks at that moment; "forkserver" starts them from a process without threads, which imports everything anew but the main module, so
     the function must be of another.
     """
-    first, waiting = 0, dict[int, Outcome[Item, Result]]()
-    run = _Run(function, workers=workers, seconds=seconds, hold=Hold(memory_gb=memory_gb, apart=apart), start=start)
-    run.last = AHEAD * workers
-    with closing(run.outcomes(items)) as outcomes:
-        for number, done in outcomes:
-            waiting[number] = done
-            while first in waiting:
-                yield waiting.pop(first)
-                first += 1
-                run.last += 1
 
+    # There is no thread here. A process has one item at a time and its own pipe, so that its death concerns that item alone; the next items
+    # are taken and packed while processes work, so that none waits for them.
 
-def as_done(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    *,
-    workers: int,
-    seconds: float,
-    memory_gb: float,
-    apart: bool = True,
-    start: Start = "fork",
-) -> Iterator[Outcome[Item, Result]]:
-    """As `in_order`, but each result as soon as it is there, so that no number of items waits for one that hangs."""
-    run = _Run(function, workers=workers, seconds=seconds, hold=Hold(memory_gb=memory_gb, apart=apart), start=start)
-    with closing(run.outcomes(items)) as outcomes:
-        for _, done in outcomes:
-            yield done
+    def __init__(self, workers: int, hold: Hold, *, start: Start = "fork") -> None:
+        self.workers, self.hold, self.start = workers, hold, start
+        self._function = _OTHER  # packed
+        self._last = sys.maxsize  # the largest number of an item that may be begun
+        self._ready: deque[_Task] = deque()
+        self._idle: list[_Worker] = []
+        self._busy: dict[Connection, _Worker] = {}
 
+    def __enter__(self) -> GuardedPool:
+        return self
 
-class GuardedProcess(Generic[Item, Result]):
-    """Gives the outcome of `function` for one item after another, from one process as those of `as_done`, which ends with `close`."""
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def __init__(self, function: Callable[[Item], Result], *, seconds: float, memory_gb: float, start: Start = "fork") -> None:
-        self._run = _Run(function, workers=1, seconds=seconds, hold=Hold(memory_gb=memory_gb, apart=True), start=start)
+    def as_done(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Outcome[Item, Result]]:
+        """The outcome for every item, each as soon as it is there, so that no number of items waits for one that hangs."""
+        self._last = sys.maxsize
+        with closing(self._outcomes(function, items)) as outcomes:
+            for _, done in outcomes:
+                yield done
 
-    def __call__(self, item: Item) -> Outcome[Item, Result]:
-        return self._run.alone(item)
+    def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Outcome[Item, Result]]:
+        """The outcome for every item, in their order. While one takes long the other processes go on, until `AHEAD` outcomes per process
+        wait for it."""
+        self._last = AHEAD * self.workers
+        first, waiting = 0, dict[int, Outcome[Item, Result]]()
+        with closing(self._outcomes(function, items)) as outcomes:
+            for number, done in outcomes:
+                waiting[number] = done
+                while first in waiting:
+                    yield waiting.pop(first)
+                    first += 1
+                    self._last += 1
 
     def close(self) -> None:
-        """End the process."""
-        self._run.end()
+        """End the processes. A later call starts others."""
+        for worker in self._idle:
+            worker.send(_OTHER, _OTHER)
+        for worker in self._idle:
+            worker.process.join(_ENDING)
+        self._bury_all()
+        atexit.unregister(self._kill)
+
+    def _outcomes(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Generator[tuple[int, Outcome[Item, Result]], None, None]:
+        """Yield each item's number and outcome as soon as it is there."""
+        if self.workers == 0:
+            yield from enumerate(_plainly(function, item) for item in items)
+            return
+        assert not self._busy, "calls come one after another"
+        self._function = _packed(function)
+        left, taken, more = enumerate(items), 0, True
+        ended: deque[tuple[int, Outcome[Item, Result]]] = deque()
+        try:
+            while True:
+                takes = more and taken <= self._last and len(self._ready) < self.workers
+                answers = self._answers(still=not (takes or ended))
+                while self._ready and len(self._busy) < self.workers:
+                    self._give(self._ready.popleft())
+                ended.extend((answer.task.number, answer.outcome()) for answer in answers)  # unpacked while the processes go on
+                if takes and not (ended and self._ready):
+                    if more := (numbered := next(left, None)) is not None:
+                        self._ready.append(_Task(*numbered, _packed(numbered[1])))
+                        taken += 1
+                elif ended:
+                    yield ended.popleft()
+                elif not (self._busy or self._ready):
+                    return
+        except BaseException:
+            self._kill()  # nobody needs their results
+            self._bury_all()
+            raise
+
+    def _give(self, task: _Task) -> None:
+        """Give an item to a free process, or to a new one if none is free or it is given again."""
+        with born_deaf():  # in a new process Ctrl-C would print a traceback until `_start` runs
+            worker = self._idle.pop() if self._idle and not task.again else self._new()
+            self._busy[worker.pipe] = worker
+        worker.task, worker.until = task, time.monotonic() + self.hold.seconds + _LATE
+        if worker.function != self._function:
+            worker.send(_OTHER, self._function)
+            worker.function = self._function
+        worker.send(task.packed)
+
+    def _new(self) -> _Worker:
+        if not (self._busy or self._idle):
+            atexit.register(self._kill)  # before multiprocessing waits for its processes, which wait for items
+        context = get_context(self.start)
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, Parent.here(), self.hold, self.start))
+        try:
+            with _nameless_main() if self.start == "forkserver" else nullcontext():
+                process.start()
+        finally:
+            theirs.close()  # else the end of the process would not end its pipe
+        return _Worker(process, ours)
+
+    def _answers(self, *, still: bool) -> list[_Answered]:
+        """What processes have answered, packed, and the tasks that died. still: wait for one; the list may be empty even so."""
+        if not self._busy:
+            return []
+        patience = max(0.0, min(worker.until for worker in self._busy.values()) - time.monotonic()) if still else 0.0
+        ready = [pipe for pipe in wait(list(self._busy), patience) if isinstance(pipe, Connection)]
+        late = [pipe for pipe, worker in self._busy.items() if worker.until < time.monotonic() and not pipe.poll()]
+        found: list[_Answered] = []
+        for pipe in dict.fromkeys((*ready, *late)):
+            worker, answer = self._busy[pipe], None
+            if pipe not in late:
+                with suppress(EOFError, OSError):  # nothing, or not all of it, came
+                    answer = pipe.recv_bytes()
+            if answer is not None:
+                self._idle.append(worker)  # before it is out of `_busy`, so that `_kill` finds it at any moment
+                found.append(_Answered(worker.task, packed=answer))
+            else:
+                worker.bury()
+                found += self._after_death(worker, late=pipe in late)
+            del self._busy[pipe]
+        return found
+
+    def _after_death(self, worker: _Worker, *, late: bool) -> list[_Answered]:
+        """What a dead process leaves: its item's reason, or nothing if that is tried once more."""
+        task, code = worker.task, worker.process.exitcode
+        if late or code == -signal.SIGALRM:
+            return [_Answered(task, reason=f"it took over {self.hold.seconds:g} seconds")]
+        if not task.again:
+            self._ready.appendleft(replace(task, again=True))
+            return []
+        return [_Answered(task, reason=_MEMORY if code == _NO_MEMORY else "the process that read it crashed, twice")]
+
+    def _kill(self) -> None:
+        """Kill all processes: after Ctrl-C, or an error, nobody needs their results."""
+        for worker in (*self._busy.values(), *self._idle):
+            worker.process.kill()
+
+    def _bury_all(self) -> None:
+        for worker in (*self._busy.values(), *self._idle):
+            worker.bury()
+        self._busy.clear()
+        self._idle.clear()
+        self._ready.clear()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """An item, its place among all, and it as it is sent. again: whether a process has died of it."""
+
+    number: int
+    item: Any
+    packed: bytes
+    again: bool = False
+
+
+@dataclass
+class _Worker:
+    """A process, the pipe to it, the function that it has, and the item that it computes. until: when it must have answered, by
+    `time.monotonic`."""
+
+    process: BaseProcess
+    pipe: Connection
+    function: bytes = _OTHER
+    task: _Task = _Task(0, None, b"")
+    until: float = 0.0
+
+    def send(self, *messages: bytes) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died meanwhile, which its missing answer will tell
+            for message in messages:
+                self.pipe.send_bytes(message)
+
+    def bury(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A process's answer about a task, packed, or the reason why there is none."""
+
+    task: _Task
+    packed: bytes = b""
+    reason: str = ""
+
+    def outcome(self) -> Outcome:
+        if self.reason:
+            return Outcome(self.task.item, None, self.reason, died=True)
+        answer = ForkingPickler.loads(self.packed)
+        if isinstance(answer, _Raised):
+            raise answer.error
+        return Outcome(self.task.item, answer.result, answer.reason)
+
+
+class _Result(NamedTuple):
+    """The answer of a process: a result, or the reason why there is none."""
+
+    result: Any
+    reason: str = ""
+
+
+class _Raised(NamedTuple):
+    """The answer of a process whose function raised an exception that ends the whole call."""
+
+    error: BaseException
+
+
+def _packed(value: Any) -> bytes:
+    return bytes(ForkingPickler.dumps(value))
+
+
+def _plainly(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+    try:
+        return Outcome(item, function(item))
+    except MemoryError:
+        return Outcome(item, None, _MEMORY, died=True)
+    except ValueError as error:
+        return Outcome(item, None, str(error))
 
 
 @contextmanager
@@ -148,193 +321,57 @@ def _nameless_main() -> Iterator[None]:
         main.update(hidden)
 
 
-@dataclass
-class _Worker:
-    """A process, the pipe to it, and the item that it computes. until: when it must have answered, by `time.monotonic`."""
-
-    process: BaseProcess
-    pipe: Connection
-    number: int = 0
-    item: Any = None
-    again: bool = False
-    until: float = 0.0
-
-    def give(self, number: int, item: Any, *, again: bool, seconds: float) -> None:
-        self.number, self.item, self.again = number, item, again
-        self.until = time.monotonic() + seconds + _LATE
-        self.send((item,))
-
-    def send(self, message: Any) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it died meanwhile, which its missing answer will tell
-            self.pipe.send(message)
-
-    def bury(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-
-
-class _Run(Generic[Item, Result]):
-    """The processes of one call of `in_order` or `as_done`, without a thread in this process.
-
-    A process has one item at a time and its own pipe, so that its death concerns that item alone.
-    """
-
-    def __init__(self, function: Callable[[Item], Result], *, workers: int, seconds: float, hold: Hold, start: Start) -> None:
-        self.function, self.workers, self.seconds, self.hold, self.start = function, workers, seconds, hold, start
-        self.last = sys.maxsize  # the largest number of an item that may be begun
-        self.idle: list[_Worker] = []
-        self.busy: dict[Connection, _Worker] = {}
-
-    def outcomes(self, items: Iterable[Item]) -> Generator[tuple[int, Outcome[Item, Result]], None, None]:
-        """Yield each item's number and outcome as soon as it is there."""
-        if self.workers == 0:
-            for number, item in enumerate(items):
-                yield number, _plainly(self.function, item)
-            return
-        left, given, task = enumerate(items), 0, None
-        ended: deque[tuple[int, Outcome[Item, Result]]] = deque()
-        atexit.register(self._kill)  # before multiprocessing waits for its processes, which wait for items
-        try:
-            while True:
-                ended.extend(self._collect(still=not ended))
-                while len(self.busy) < self.workers and given <= self.last:
-                    if (task := task or next(left, None)) is None:
-                        break
-                    given += 1
-                    self._give(*task)
-                    task = None
-                if ended:
-                    yield ended.popleft()
-                elif not self.busy:
-                    return
-                elif task is None:
-                    task = next(left, None)  # while the processes work
-        except BaseException:
-            self._kill()
-            raise
-        finally:
-            self.end()
-            atexit.unregister(self._kill)
-
-    def alone(self, item: Item) -> Outcome[Item, Result]:
-        """The outcome of one item, while no other is computed."""
-        self._give(0, item)
-        while not (found := self._collect(still=True)):
-            pass
-        return found[0][1]
-
-    def _give(self, number: int, item: Item, *, again: bool = False) -> None:
-        """Give an item to a free process, or to a new one if none is free or it is given again."""
-        with born_deaf():  # in a new process Ctrl-C would print a traceback until `_start` runs
-            worker = self.idle.pop() if self.idle and not again else self._new()
-            self.busy[worker.pipe] = worker
-        worker.give(number, item, again=again, seconds=self.seconds)
-
-    def _new(self) -> _Worker:
-        context = get_context(self.start)
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, Parent.here(), self.hold, self.start))
-        try:
-            with _nameless_main() if self.start == "forkserver" else nullcontext():
-                process.start()
-        finally:
-            theirs.close()  # else the end of the process would not end its pipe
-        worker = _Worker(process, ours)
-        try:
-            worker.send(Guarded(self.function, self.seconds))
-        except BaseException:  # a function that cannot be sent
-            worker.bury()
-            raise
-        return worker
-
-    def _collect(self, *, still: bool) -> list[tuple[int, Outcome[Item, Result]]]:
-        """The outcomes that are there. still: wait for one; the list may be empty even so, after an item's first failure."""
-        if not self.busy:
-            return []
-        patience = max(0.0, min(worker.until for worker in self.busy.values()) - time.monotonic()) if still else 0.0
-        ready = [pipe for pipe in wait(list(self.busy), patience) if isinstance(pipe, Connection)]
-        late = [pipe for pipe, worker in self.busy.items() if worker.until < time.monotonic() and not pipe.poll()]
-        found: list[tuple[int, Outcome[Item, Result]]] = []
-        for pipe in dict.fromkeys((*ready, *late)):
-            worker, answer = self.busy[pipe], None
-            if pipe not in late:
-                with suppress(EOFError, OSError):  # nothing, or not all of it, came
-                    answer = pipe.recv()
-            if answer is not None:
-                self.idle.append(worker)  # before it is out of `busy`, so that `_kill` finds it at any moment
-                del self.busy[pipe]
-                if isinstance(answer, _Raised):
-                    raise answer.error
-                found.append((worker.number, answer))
-                continue
-            worker.bury()
-            del self.busy[pipe]
-            if worker.again:
-                why = f"the process that read it crashed, or took over {self.seconds:g} seconds"
-                found.append((worker.number, Outcome(worker.item, None, why, died=True)))
-            else:
-                self._give(worker.number, worker.item, again=True)
-        return found
-
-    def _kill(self) -> None:
-        """Kill all processes: after Ctrl-C, or an error, nobody needs their results."""
-        for worker in (*self.busy.values(), *self.idle):
-            worker.process.kill()
-
-    def end(self) -> None:
-        """Tell the idle processes to end, and wait for them."""
-        workers = [*self.busy.values(), *self.idle]
-        for worker in self.idle:
-            worker.send(None)
-        for worker in workers:
-            worker.process.join(_ENDING)
-            worker.bury()
-
-
-class _Raised(NamedTuple):
-    """The answer of a process whose function raised an exception that ends the whole run."""
-
-    error: BaseException
-
-
-def _plainly(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
-    try:
-        return Outcome(item, function(item))
-    except (ValueError, MemoryError) as error:
-        return _failed(item, error)
-
-
-def _failed(item: Item, error: Exception) -> Outcome[Item, Any]:
-    if isinstance(error, MemoryError):
-        return Outcome(item, None, "it needs more memory than a process may take", died=True)
-    return Outcome(item, None, str(error))
-
-
 # ---- in the process of a worker
 
 
 def _work(pipe: Connection, parent: Parent, hold: Hold, start: Start) -> None:
-    """Answer the items that come through a pipe after the function, until None comes or the pipe ends."""
+    """Answer the items that come through a pipe, by the function that came last, until the end comes or the pipe ends."""
     _start(parent, hold, start)
+    function: Callable[[Any], Any] = partial(_raise, RuntimeError("no function came"))
     with suppress(EOFError):
-        guarded: Guarded[Any, Any] = pipe.recv()
-        while (task := pipe.recv()) is not None:
-            _answer(pipe, guarded, *task)
+        while True:
+            if (said := pipe.recv_bytes()) != _OTHER:
+                pipe.send_bytes(_answer(function, said, hold.seconds))
+            elif (said := pipe.recv_bytes()) == _OTHER:
+                return
+            else:
+                del function  # what it holds, such as a network, goes first
+                function = _function(said)
 
 
-def _answer(pipe: Connection, guarded: Guarded[Any, Any], item: Any) -> None:
+def _function(packed: bytes) -> Callable[[Any], Any]:
+    """A function that was sent; one that raises the error, if it cannot be made here."""
     try:
-        pipe.send(guarded(item))
-    except MemoryError as error:  # of packing the result
-        pipe.send(_failed(item, error))
+        return ForkingPickler.loads(packed)
+    except Exception as error:
+        return partial(_raise, error)
+
+
+def _raise(error: BaseException, item: Any) -> NoReturn:
+    raise error
+
+
+def _answer(function: Callable[[Any], Any], packed: bytes, seconds: float) -> bytes:
+    """The packed answer about an item. Ends this process if it takes over `seconds`, or more memory than there is."""
+    try:
+        item = ForkingPickler.loads(packed)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            found = _Result(function(item))
+        except ValueError as error:
+            found = _Result(None, str(error))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return _packed(found)
+    except MemoryError:
+        os._exit(_NO_MEMORY)
     except BaseException as error:
         error.add_note("".join(traceback.format_exception(error)).rstrip())  # the traceback itself stays here
         try:
             ForkingPickler.loads(ForkingPickler.dumps(error))
         except Exception:  # it cannot be made again from its arguments
             error = RuntimeError(error.__notes__[-1])
-        pipe.send(_Raised(error))
+        return _packed(_Raised(error))
 
 
 def _start(parent: Parent, hold: Hold, start: Start) -> None:
@@ -357,36 +394,3 @@ def _end_with_starter() -> None:
     if (starter := parent_process()) is not None:
         starter.join()
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-# ---- messages on how workers ended
-
-
-def ending(code: int) -> str:
-    """How a worker ended and what to change, as the end of a sentence."""
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    if code in (UNSENT, -signal.SIGBUS):
-        return f"{'could not hand a step over' if code == UNSENT else how}: {_shared_memory()}"
-    return f"{how}: {killed_for_memory()}; fewer workers= or a smaller data.cache_mb= need less"
-
-
-def _shared_memory() -> str:
-    """The size and free space of /dev/shm, where workers put batches for the trainer, and how to get more."""
-    more = "give it more (docker run --shm-size=16g or --ipc=host), or set fewer workers=; workers=0 needs none"
-    try:
-        room = os.statvfs(SHARED)
-    except OSError:
-        return f"{SHARED} cannot be used; {more}"
-    size, left = (blocks * room.f_frsize / 1e6 for blocks in (room.f_blocks, room.f_bavail))
-    return f"{SHARED} takes {size:,.0f} MB, of which {left:,.0f} are left; {more}"
-
-
-def killed_for_memory() -> str:
-    """How many processes the kernel killed for lack of memory, if that is known; else that a lack of memory is the usual cause."""
-    try:
-        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
-        events = dict(line.split() for line in Path(f"/sys/fs/cgroup{group}/memory.events").read_text(encoding="utf-8").splitlines())
-        times = int(events["oom_kill"])
-    except (OSError, ValueError, KeyError):  # no cgroup of version 2 to read it from
-        times = 0
-    return f"the system has killed {times} processes of this job for want of memory" if times else "most often that is want of memory"

@@ -19,6 +19,8 @@ ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.
 PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 LOOK = 0.5  # seconds between checks of the parent, where the kernel does not signal its death
 ASKED = {code for number in ASKING for code in (128 + number, -number)}  # exit codes of a command that a signal stopped
+UNSENT = 75  # exit code of a loader worker that cannot send its batch
+SHARED = "/dev/shm"  # where torch puts batches
 PARENT = "SORA_STARTED_BY"  # environment variable: the process that started a command of sora
 
 
@@ -231,3 +233,33 @@ def alive(process: int) -> bool:
     except (OSError, IndexError):  # not Linux, or the process ended meanwhile
         return not Path("/proc/self/stat").exists()
     return state not in "ZX"  # ended, but its parent has not waited for it
+
+
+def ending(code: int) -> str:
+    """How a worker ended and what to change, as the end of a sentence."""
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if code in (UNSENT, -signal.SIGBUS):
+        return f"{'could not hand a step over' if code == UNSENT else how}: {_shared_memory()}"
+    return f"{how}: {killed_for_memory()}; fewer workers= or a smaller data.cache_mb= need less"
+
+
+def _shared_memory() -> str:
+    """The size and free space of /dev/shm, where workers put batches for the trainer, and how to get more."""
+    more = "give it more (docker run --shm-size=16g or --ipc=host), or set fewer workers=; workers=0 needs none"
+    try:
+        room = os.statvfs(SHARED)
+    except OSError:
+        return f"{SHARED} cannot be used; {more}"
+    size, left = (blocks * room.f_frsize / 1e6 for blocks in (room.f_blocks, room.f_bavail))
+    return f"{SHARED} takes {size:,.0f} MB, of which {left:,.0f} are left; {more}"
+
+
+def killed_for_memory() -> str:
+    """How many processes the kernel killed for lack of memory, if that is known; else that a lack of memory is the usual cause."""
+    try:
+        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
+        events = dict(line.split() for line in Path(f"/sys/fs/cgroup{group}/memory.events").read_text(encoding="utf-8").splitlines())
+        times = int(events["oom_kill"])
+    except (OSError, ValueError, KeyError):  # no cgroup of version 2 to read it from
+        times = 0
+    return f"the system has killed {times} processes of this job for want of memory" if times else "most often that is want of memory"

@@ -18,7 +18,8 @@ from sora.curation.steps.deduplicating import Deduplication
 from sora.curation.steps.finding import Cuts
 from sora.curation.steps.scoring import CheapScoring
 from sora.curation.steps.transcoding import Transcode
-from sora.video.files import write
+from sora.data.index.index import ClipFacts, DatasetWriter
+from sora.video.files import encode, write
 
 
 class Jumps:
@@ -53,6 +54,27 @@ class Letters:
         return {"letters": float(len(text or ""))}
 
 
+class Hues:
+    """A scorer whose embeddings of clips are their mean colours, from the middle."""
+
+    names, needs_text = ("hue",), False
+
+    def identity(self) -> str:
+        return "hues 1"
+
+    def frames(self, count: int) -> list[int]:
+        return [0]
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
+    def __call__(self, frames: Any, *, text: str | None) -> dict[str, float]:
+        return {"hue": 0.0}
+
+    def embed(self, frames: Any) -> np.ndarray:
+        return frames.reshape(-1, 3).mean(0) - 128.0
+
+
 def shot(seed: int, frames: int, *, level: int, height: int = 36, width: int = 64) -> np.ndarray:
     """A textured picture of mean brightness `level` that moves to the right."""
     random = np.random.default_rng(seed)
@@ -70,6 +92,17 @@ def folder_of_videos(folder: Path, count: int = 4) -> Path:
     (folder / "notes.pdf").write_text("bought in May")
     (folder / "broken.mp4").write_bytes((folder / "clip 0 ü.mp4").read_bytes()[:900])
     (folder / "page.mp4").write_text("<html>404</html>")
+    return folder
+
+
+def a_dataset(folder: Path, shards: int = 3) -> Path:
+    """A dataset of one clip in each shard."""
+    with DatasetWriter(folder, licence="", max_bytes=1) as writer:  # a shard for each clip
+        for number in range(shards):
+            frames = shot(number, 8, level=60 + 40 * number)
+            facts = ClipFacts(key=f"k{number}", frames=8, fps=8.0, height=36, width=64, source=f"{number}.mp4", split="train")
+            writer.write(facts, encode(frames, 8.0, lossless=False))
+        writer.finish({})
     return folder
 
 

@@ -181,7 +181,7 @@ def test_rules_on_where_a_clip_is_from_read_its_own_row(dataset, tmp_path, rules
     out = table(tmp_path / "out.txt", *lines)
     one = curation(folder, tmp_path / "work", selection=SelectionRules(opt_out=str(out), **rules))
     done = one.run()
-    assert {row["key"]: row["rule"] for _, rows in decided(one.select, done.decision) for row in rows if row["rule"]} == left
+    assert {row["key"]: row["rule"] for _, rows in decided(one.select, done.decision, done.inputs) for row in rows if row["rule"]} == left
     assert done.sets is not None and len(Index.open(folder, selection=done.sets.selection)) == 3 - len(left)
 
 
@@ -192,6 +192,43 @@ def test_what_a_dataset_cannot_use_is_refused(dataset, tmp_path):
     for until in ("probe", "cuts", "transcode"):
         with pytest.raises(ValueError, match=f"until={until}: a dataset's clips"):
             curation(dataset, tmp_path / "work", shards=Shards(held_out=0.0, shard_mb=1, licence="")).run(until=until)
+
+
+@pytest.mark.parametrize(
+    "word", ["cuts=fixed", "spans.trim_frames=3", "transcode.size=64", "held_out=0.1", "licence=mit", "shard_mb=5", "facts=f.csv"]
+)
+def test_a_key_that_a_dataset_does_not_need_is_refused_where_it_was_typed(dataset, tmp_path, monkeypatch, capsys, word):
+    from sora.cli import run
+
+    words = [f"input={dataset}", f"output={tmp_path / 'work'}"]
+    monkeypatch.setattr("sys.argv", ["sora", *words, word])
+    key = word.partition("=")[0]
+    assert run("curate") == 2 and f"{key}" in (told := capsys.readouterr().err) and f"has no effect as input={dataset} is a dataset" in told
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["duplicates.embeddings=nsfw"], "gives scores and no embeddings; clip gives them"),
+        (["duplicates.embeddings=clop"], "there is no scorer clop (did you mean 'clip'?)"),
+        (["duplicates.embeddings=clip", "duplicates.find=false"], "duplicates.embeddings has no effect with duplicates.find=false"),
+        (["duplicates.embeddings=clip", "duplicates.similarity=2"], "duplicates.similarity=2 must lie in (0, 1]"),
+        (["duplicates.similarity=0.8"], "duplicates.similarity=0.8 has no effect without duplicates.embeddings="),
+    ],
+)
+def test_embeddings_that_cannot_be_are_told(videos, tmp_path, monkeypatch, capsys, words, why):
+    from sora.cli import run
+
+    monkeypatch.setattr("sys.argv", ["sora", f"input={videos}", f"output={tmp_path / 'work'}", "cuts=none", *words])
+    assert run("curate") == 2 and why in capsys.readouterr().err
+
+
+def test_a_mistyped_action_is_told(monkeypatch, capsys):
+    from sora.cli import run
+
+    monkeypatch.setattr("sys.argv", ["sora", "staus", "work"])
+    assert run("curate") == 2 and "did you mean 'status'" in capsys.readouterr().err
 
 
 # Results that others changed

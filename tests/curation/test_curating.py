@@ -12,7 +12,7 @@ from sora.curation.deciding import decided
 from sora.curation.results import Results
 from sora.curation.selecting import SelectionRules
 from sora.curation.steps.deduplicating import Deduplication
-from sora.curation.steps.modelling import ModelScoring
+from sora.curation.steps.modelling import Embedding, ModelScoring
 from sora.data.index.index import Index
 from sora.data.index.units import JobPart
 from sora.video.files import probe
@@ -34,7 +34,7 @@ def whole(videos, tmp_path_factory):
 
 
 def rows_of(one, done):
-    return [row for _, rows in decided(one.select, done.decision) for row in rows]
+    return [row for _, rows in decided(one.select, done.decision, done.inputs) for row in rows]
 
 
 def test_every_frame_of_every_video_ends_in_one_part_with_one_reason(videos, whole):
@@ -200,6 +200,26 @@ def test_no_clip_of_an_evaluation_set_is_trained_on(videos, whole, tmp_path):
     rows = [row for row in rows_of(one, one.run()) if row["rule"] in ("", "evaluation")]
     assert {row["source"] for row in rows if row["rule"]} == {"clip 1 ü.mp4"}
     assert {row["source"] for row in rows if not row["rule"]} == {"other.mp4"}
+
+
+@pytest.mark.parametrize(("similarity", "kept"), [(0.9, 2), (0.999, 3)])
+def test_clips_of_alike_embeddings_show_the_same_also_beside_an_evaluation_set(tmp_path, similarity, kept):
+    place, guard = tmp_path / "videos", tmp_path / "guard"
+    place.mkdir()
+    guard.mkdir()
+    tints = {"a": (60, 0, 0), "b": (60, 9, 0), "c": (0, 60, 0), "d": (0, 0, 60), "guard": (0, 0, 60)}  # every texture is another
+    for seed, (name, tint) in enumerate(tints.items()):
+        frames = (shot(seed, 10, level=128).astype(int) + tint).clip(0, 255).astype(np.uint8)
+        material.write((guard if name == "guard" else place) / f"{name}.mp4", frames, 8.0, lossless=True)
+    transcode = material.Transcode(fps=None, size=None, multiple=2, lossless=True)
+    against = curation(guard, tmp_path / "of guard", transcode=transcode).run().dataset
+    said = {"overlap": 0.5, "against": [against]}
+    plain = curation(place, tmp_path / "work", duplicates=Deduplication(**said)).run(until="select")
+    embedded = Deduplication(**said, embedding=Embedding("hues", material.Hues()), similarity=similarity)
+    one = curation(place, tmp_path / "work", duplicates=embedded)
+    rules = {row["source"][0]: row["rule"] for row in rows_of(one, one.run())}
+    assert plain.funnel.kept == 4 and [rules["c"], rules["d"]] == ["", "evaluation"]
+    assert sum(not rule for rule in rules.values()) == kept and {rules["a"], rules["b"]} == ({"", "duplicate"} if kept == 2 else {""})
 
 
 def test_a_dataset_gets_scores_and_a_selection_and_keeps_its_shards(whole, tmp_path):

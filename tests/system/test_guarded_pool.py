@@ -9,13 +9,19 @@ import time
 from collections import defaultdict
 from functools import partial
 
+import numpy as np
 import pytest
 
-from sora.system.guarded_pool import AHEAD, as_done, in_order
+from sora.system.guarded_pool import AHEAD, GuardedPool, Hold, in_order
 from sora.system.processes import alive
 
 COUNT = [0]  # of this process
 LIMITS = {"memory_gb": 64}
+
+
+def as_done(function, items, *, workers, **limits):
+    with GuardedPool(workers, Hold(**limits)) as pool:
+        yield from pool.as_done(function, items)
 
 
 def touchy(item):
@@ -50,7 +56,7 @@ def test_what_hangs_holds_up_no_other_process():
     start = time.monotonic()
     done = list(in_order(touchy, [13, *[0] * 40], workers=2, seconds=0.7, **LIMITS))
     at = [one.result[2] - start for one in done[1:]]
-    assert done[0].died and max(at[: AHEAD * 2]) < 0.7 < 1.4 < min(at[AHEAD * 2 :])  # twice a second, while a full window waits
+    assert done[0].died and max(at[: AHEAD * 2]) < 0.7 < min(at[AHEAD * 2 :])  # once its time is up, for which a full window waits
     done = list(as_done(touchy, [13, *[0] * 40], workers=2, seconds=0.5, **LIMITS))
     assert done[-1].died and all(one.result for one in done[:-1])
 
@@ -147,17 +153,94 @@ def test_items_and_results_may_be_larger_than_a_pipe_holds():
     assert [one.result for one in in_order(len, [bytes(3 << 20)] * 2, workers=2, seconds=60, **LIMITS)] == [3 << 20] * 2
 
 
+def tried(path, item):
+    """Notes each try, and comes to the end that the item is called after."""
+    with open(path, "a") as file:
+        file.write(f"{item}\n")
+    if item == "crash":
+        faulthandler.disable()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == "memory":
+        bytearray(1 << 50)
+    if item == "clock":
+        time.sleep(60)
+    if item == "bad":
+        raise ValueError("bad it is")
+    return item
+
+
+def test_what_may_not_have_been_its_fault_is_tried_once_more_and_what_used_up_its_time_is_not(tmp_path):
+    items = ["fine", "clock", "crash", "memory", "bad", "good"]
+    done = list(in_order(partial(tried, tmp_path / "tries"), items, workers=2, seconds=0.5, apart=False, **LIMITS))
+    tries = (tmp_path / "tries").read_text().split()
+    assert {item: tries.count(item) for item in items} == {"fine": 1, "clock": 1, "crash": 2, "memory": 2, "bad": 1, "good": 1}
+    reasons = ["", "it took over 0.5 seconds", "the process that read it crashed, twice", "it needs more memory than a process may take"]
+    assert [one.reason for one in done] == [*reasons, "bad it is", ""]
+    assert [one.died for one in done] == [False, True, True, True, False, False]
+
+
+HOARD = []
+
+
+def hoarding(item):
+    """Takes memory and never gives it back."""
+    HOARD.append(np.empty(3 << 30, np.uint8))
+    return os.getpid()
+
+
+def test_what_other_items_took_is_not_held_against_one():
+    with open("/proc/self/statm") as file:  # a process has this one's memory, and room for one item
+        mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") / 2**30
+    one, two, three = in_order(hoarding, range(3), workers=1, seconds=60, memory_gb=mapped + 4.5)
+    assert len({one.result, two.result, three.result}) == 3 and one.result
+
+
+def test_processes_are_there_for_the_next_function_and_a_broken_off_call_leaves_nothing_behind():
+    with GuardedPool(2, Hold(seconds=60, **LIMITS)) as pool:
+        first = {one.result[0] for one in pool.as_done(touchy, [0] * 8)}
+        second = [one.result for one in pool.in_order(whose, range(8))]
+        assert {process for process, _ in second} <= first and [item for _, item in second] == list(range(8))
+        run = pool.as_done(touchy, [0, 0, 0, 13])
+        assert next(run).item == 0
+        run.close()
+        assert [one.result[1] for one in pool.in_order(whose, range(5))] == list(range(5))
+        processes = children()
+    assert processes and not any(map(alive, processes))
+
+
+def whose(item):
+    return os.getpid(), item
+
+
+@pytest.mark.slow
+def test_the_next_item_is_taken_while_the_one_before_is_computed():
+    taken = {}
+
+    def items():
+        for item in range(4):
+            taken[item] = time.monotonic()
+            yield item
+
+    ended = {one.item: one.result for one in as_done(ending_at, items(), workers=1, seconds=60, **LIMITS)}
+    assert all(taken[item + 1] < ended[item] for item in range(3))
+
+
+def ending_at(item):
+    time.sleep(0.3)
+    return time.monotonic()
+
+
 SERVED = """
 import os, sys, time
 from tests.system.test_guarded_pool import touchy, writing
-from sora.system.guarded_pool import as_done, in_order
+from sora.system.guarded_pool import GuardedPool, Hold, in_order
 
 if __name__ == "__main__":
     items = [0, 3, 4]
     done = list(in_order(touchy, items, workers=2, seconds=60, memory_gb=64, start="forkserver"))
     assert [one.died for one in done] == [False, True, False] and os.getpid() not in {one.result[0] for one in done if one.result}
     assert "EACCES" in next(in_order(writing, [sys.argv[1]], workers=1, seconds=60, memory_gb=64, start="forkserver")).reason
-    hung = as_done(touchy, [0, 13], workers=1, seconds=60, memory_gb=64, start="forkserver")
+    hung = GuardedPool(1, Hold(seconds=60, memory_gb=64), start="forkserver").as_done(touchy, [0, 13])
     print(next(hung).result[0], flush=True)
     os.kill(os.getpid(), 9)
 """

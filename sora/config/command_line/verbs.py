@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import sora
+from sora.config.words import meant
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def _said(tree: ast.Module, constant: str) -> tuple[str, ...]:
 
 def worded(verb: Verb, words: Sequence[str]) -> list[str]:
     """Rewrite `check FOLDER` to `check=FOLDER` for a verb's actions, and `A B` to a list for a verb that takes one. Raises ValueError for
-    an action without a value."""
+    an action without a value, or a mistyped one."""
     if verb.bare and (places := [word for word in words if _bare(verb, word)]):
         from sora.config.command_line.grammar import quoted
 
@@ -60,6 +61,8 @@ def worded(verb: Verb, words: Sequence[str]) -> list[str]:
             raise ValueError(f"{twice} beside {places[0]}: give all as plain words, or all in {verb.bare[0]}=[…]")
         return [f"{verb.bare[0]}=[{','.join(map(quoted, places))}]", *(word for word in words if word not in places)]
     if not words or words[0] not in verb.actions:
+        if words and words[0].isalpha() and (near := meant(words[0], verb.actions)):
+            raise ValueError(f"{words[0]!r} is no KEY=VALUE, and sora {verb.name} begins with no such word{near}")
         return list(words)
     if len(words) == 1 or words[1].startswith("-"):
         raise ValueError(f"{words[0]} needs a value: sora {verb.name} {words[0]} FOLDER")

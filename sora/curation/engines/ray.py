@@ -1,8 +1,9 @@
-"""An engine on a Ray cluster: each unit is a task, which runs in a guarded process of whichever machine has a core free.
+"""An engine on a Ray cluster: units are tasks, which run in guarded processes of whichever machines have a core free.
 
 Ray does not tell a unit that crashes its decoder from a worker that died, and does not stop one that hangs. So a task hands its unit to a
 guarded process, as `ProcessEngine` does, and Ray only repeats tasks whose machine was lost. Each worker of Ray keeps its guarded process
-for all units of a stage that it is given, so models are loaded once. Results come back to this process, which saves them.
+for all units that it is given, so models are loaded once. Units that take a moment share a task, as giving out each task takes some
+milliseconds, too. Results come back to this process, which saves them.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+from sora.curation.engines.local import USED
 from sora.gate.sizes import Number
-from sora.system.guarded_pool import GuardedProcess, Outcome
+from sora.system.guarded_pool import GuardedPool, Hold, Outcome
 
 INSTALL = "engine=ray needs Ray: pip install 'ray>=2.60,<3', which is the extra sora[ray]"
 _AHEAD = 3  # tasks for each core of the cluster that are given out at once
+_TASK = 0.5  # seconds that a task of several units is to take
+_SHARING = 32  # units of a task, at most
 _LOOK = 3.0  # seconds after which the head node is asked whether it is there
 _PATIENCE = 3  # times that the head node may not answer
-# What stages import; loaded once on each core, as each stage has a new process. Those that are not installed are passed over.
-_USED = ("sora.curation.curating", "cv2", "scenedetect", "scipy.fft", "PIL.Image", "PIL.JpegImagePlugin", "c2pa")
 _LOSSES = 5  # machines that one unit may lose
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default, which Ray would advise of
@@ -45,6 +47,7 @@ class RayEngine:
         for name, value in (("seconds", seconds), ("memory_gb", memory_gb)):
             Number(0, above=True).of(value, f"engine.{name}")
         self.address, self.seconds, self.memory_gb = address, seconds, memory_gb
+        self._name = secrets.token_hex(8)
         self._ray: Any = None
         self._task: Any = None
         self._head = ""
@@ -71,10 +74,10 @@ class RayEngine:
         more: dict[str, Any] = {"address": self.address or "local"}
         more |= {} if self.address else {"include_dashboard": False, "num_cpus": cores}
         try:
+            logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong it also raises
             ray.init(log_to_driver=False, configure_logging=False, **more)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ValueError(f"{where} cannot be joined or started: {str(error).splitlines()[0]}") from None
-        logging.getLogger("ray").setLevel(logging.CRITICAL)  # it repeats the log of a machine that is lost
         self._ray, self._head = ray, str(ray.get_runtime_context().gcs_address)
         self._task = ray.remote(num_cpus=1, max_retries=_LOSSES, retry_exceptions=False)(_worked)
 
@@ -83,17 +86,20 @@ class RayEngine:
         ray, task = self._ray, self._task
         if self._unanswered():  # what asks it would wait
             raise self._gone()
-        shared = ray.put(_Work(secrets.token_hex(8), function, self.seconds, self.memory_gb))
+        call, shared = secrets.token_hex(8), ray.put(_Work(self._name, function, Hold(seconds=self.seconds, memory_gb=self.memory_gb)))
         most = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        left, pending = iter(items), dict[Any, Any]()
+        left, pending = iter(items), dict[Any, list[Any]]()
+        share, units, seconds = 1, 0, 0.0
         while True:
-            for item in islice(left, most - len(pending)):
-                pending[task.remote(shared, item)] = item
+            while len(pending) < most and (some := list(islice(left, share))):
+                pending[task.remote(call, [shared], some)] = some
             if not pending:
                 return
             for done in self._some(list(pending)):
-                item = pending.pop(done)
-                yield self._outcome(done, item)
+                answer = self._answer(done, some := pending.pop(done))
+                yield from (Outcome(item, *one) for item, one in zip(some, answer.units, strict=True))
+                units, seconds = units + len(some), seconds + answer.seconds
+                share = max(1, min(_SHARING, int(_TASK * units / max(seconds, 1e-3))))
 
     def close(self) -> None:
         """Leave the cluster, and end it if it was started here."""
@@ -126,15 +132,15 @@ class RayEngine:
             "with engine=process"
         )
 
-    def _outcome(self, done: Any, item: Any) -> Outcome:
+    def _answer(self, done: Any, items: list[Any]) -> _Answer:
         ray = self._ray
         try:
-            answer: _Answer = ray.get(done)
+            return ray.get(done)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:  # its machine was lost too often
-            return Outcome(item, None, f"its machine was lost {_LOSSES} times: {type(error).__name__}", died=True)
-        return Outcome(item, answer.result, answer.reason, answer.died)
+            lost = _Unit(None, f"its machine was lost {_LOSSES} times: {type(error).__name__}", died=True)
+            return _Answer([lost] * len(items), 0.0)
 
 
 def _leave() -> None:
@@ -157,15 +163,14 @@ def _answers(address: str) -> bool:
 
 
 class _Work(NamedTuple):
-    """What all tasks of a call share. call: its name."""
+    """What all tasks of a call share. engine: the name of the one that calls, which its processes on each core are kept for."""
 
-    call: str
+    engine: str
     function: Callable[[Any], Any]
-    seconds: float
-    memory_gb: float
+    hold: Hold
 
 
-class _Answer(NamedTuple):
+class _Unit(NamedTuple):
     """An outcome without its item, which need not travel back."""
 
     result: Any
@@ -173,19 +178,35 @@ class _Answer(NamedTuple):
     died: bool
 
 
+class _Answer(NamedTuple):
+    """What a task answers. seconds: that it took."""
+
+    units: list[_Unit]
+    seconds: float
+
+
 # ---- in a worker of Ray
 
-_kept: dict[str, GuardedProcess] = {}  # of the latest call
+_calls: dict[str, _Work] = {}  # the latest one
+_pools: dict[str, GuardedPool] = {}  # of the latest engine
 
 
-def _worked(work: _Work, item: Any) -> _Answer:
-    """The outcome of one unit, in a process of its own, because a Ray worker has threads and connections."""
-    if work.call not in _kept:
+def _worked(call: str, shared: list[Any], items: list[Any]) -> _Answer:
+    """The outcomes of some units, in a process of its own, because a Ray worker has threads and connections. shared: a reference to the
+    `_Work`, in a list, so that it is fetched once and not for every task."""
+    begun = time.monotonic()
+    if call not in _calls:
+        import ray
+
+        _calls.clear()
+        _calls[call] = ray.get(shared[0])
+    work = _calls[call]
+    if work.engine not in _pools:
         import multiprocessing
 
-        for call in list(_kept):
-            _kept.pop(call).close()
-        multiprocessing.set_forkserver_preload(list(_USED))
-        _kept[work.call] = GuardedProcess(work.function, seconds=work.seconds, memory_gb=work.memory_gb, start="forkserver")
-    done = _kept[work.call](item)
-    return _Answer(done.result, done.reason, done.died)
+        for engine in list(_pools):
+            _pools.pop(engine).close()
+        multiprocessing.set_forkserver_preload(["sora.curation.curating", *USED])
+        _pools[work.engine] = GuardedPool(1, work.hold, start="forkserver")
+    found = [_Unit(done.result, done.reason, done.died) for done in _pools[work.engine].in_order(work.function, items)]
+    return _Answer(found, time.monotonic() - begun)

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
+import numpy as np
 import pyarrow as pa
 
 from sora.curation.duplicates.grouping import ClipColumns, find_duplicates
 from sora.curation.duplicates.signature import Signature
 from sora.curation.inputs import Inputs, Unit
-from sora.curation.results import CurationStage, Results, hashed
+from sora.curation.result_forms import ResultForm
+from sora.curation.results import CurationStage, Results, changed, hashed
 from sora.curation.running import Step
+from sora.curation.steps.modelling import Embedding
 from sora.curation.steps.scoring import SIGNATURE
 
 Member = tuple[str, int]  # the name of a unit, and the number of a clip in it
@@ -25,11 +28,13 @@ FOUND = pa.schema([("unit", pa.string()), ("number", pa.int32()), ("group", pa.i
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Units with the steps that list and score their clips. told: the name of the whole, for messages; "" for the input itself."""
+    """Units with the steps that list and score their clips, and the one that embeds them, if it is wanted. told: the name of the whole, for
+    messages; "" for the input itself."""
 
     units: Sequence[Unit]
     clips: Step
     scores: Step
+    embedded: Step | None = None
     told: str = ""
 
 
@@ -44,30 +49,45 @@ class Copies:
 @dataclass(frozen=True, kw_only=True)
 class Deduplication:
     """Settings of the stage. overlap: share of the shorter clip, in (0, 1], that lies beside pictures of the other. against: datasets, such
-    as those of evaluations, none of whose clips may be shown again."""
+    as those of evaluations, none of whose clips may be shown again. embedding: the stage by whose vectors clips are compared, too (None:
+    none). similarity: the least cosine of those that count as the same, in (0, 1]."""
 
+    form = ResultForm(schema=FOUND, least={"number": 0, "group": -1, "rank": 0}, rising=False)
     overlap: float
     against: Sequence[Path] = ()
+    embedding: Embedding | None = None
+    similarity: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.similarity <= 1:
+            raise ValueError(f"duplicates.similarity={self.similarity} must lie in (0, 1]")
         if not 0 < self.overlap <= 1:
             raise ValueError(f"duplicates.overlap={self.overlap} must lie in (0, 1]")
 
-    def stage(self, scores: CurationStage, guards: Sequence[Inputs]) -> CurationStage:
-        return CurationStage("duplicates", 1, {"overlap": self.overlap, "against": [one.identity for one in guards]}, (scores,))
+    def stage(self, scores: CurationStage, guards: Sequence[Inputs], embedded: CurationStage | None = None) -> CurationStage:
+        settings: dict[str, object] = {"overlap": self.overlap, "against": [one.identity for one in guards]}
+        if embedded is None:
+            return CurationStage("duplicates", 1, settings, (scores,))
+        return CurationStage("duplicates", 1, settings | {"similarity": self.similarity}, (scores, embedded))
 
     def __call__(self, scored: Scored, guards: Sequence[Scored], results: Results) -> Copies:
         """Find duplicates, unless that was done."""
         lost = [[unit.name for unit in one.units if one.scores.lost(unit)] for one in (scored, *guards)]
-        name = hashed([unit.name for unit in scored.units], lost)
+        bare = [[unit.name for unit in one.units if one.embedded and one.embedded.lost(unit)] for one in (scored, *guards)]
+        name = hashed([unit.name for unit in scored.units], lost, *([bare] if self.embedding else []))
         if not results.has(name):
             results.write(name, self._found(scored, guards))
-        return _read(results.read(name))
+        found = _read(results.read(name))
+        known = {unit.name for unit in scored.units}
+        if odd := next((unit for group in (*found.groups, found.guards) for unit, _ in group if unit not in known), None):
+            raise changed(results.path(name), f"its unit {odd[:100]} is none of the input")
+        return found
 
     def _found(self, scored: Scored, guards: Sequence[Scored]) -> pa.Table:
         clips, members = _table([scored])
         against, _ = _table(guards)
-        found = find_duplicates(clips, against=against if len(against) else None, overlap=self.overlap)
+        similarity = self.similarity if self.embedding is not None else None
+        found = find_duplicates(clips, against=against if len(against) else None, overlap=self.overlap, similarity=similarity)
         places = dict(zip(clips.keys, members, strict=True))
         rows: dict[Member, dict[str, object]] = {}
         for group, keys in enumerate(found.groups):
@@ -104,7 +124,29 @@ def _table(several: Sequence[Scored]) -> tuple[ClipColumns, list[Member]]:
         members.append((unit.name, clip["number"]))
         places.append((scored.scores, unit))
     signatures = Signatures(places, [number for _, number in members])
-    return ClipColumns(keys=keys, digests=digests, signatures=signatures, pixels=pixels, sharpness=sharp), members
+    embeddings = _embeddings(several, members)
+    return ClipColumns(keys=keys, digests=digests, signatures=signatures, pixels=pixels, sharpness=sharp, embeddings=embeddings), members
+
+
+def _embeddings(several: Sequence[Scored], members: Sequence[Member]) -> np.ndarray | None:
+    """The embeddings of clips as rows; zeros, which are like no other, for a clip without one. None if nobody asked for them."""
+    found: dict[Member, np.ndarray] = {}
+    for scored in several:
+        if scored.embedded is None:
+            return None
+        for unit in scored.units:
+            if scored.embedded.lost(unit) is not None:
+                continue
+            for row in (row for row in scored.embedded.read(unit).to_pylist() if not row["reason"]):
+                if not row["embedding"] or len(row["embedding"]) % 4:
+                    raise changed(scored.embedded.results.path(unit.name), f"an embedding of {len(row['embedding'])} bytes")
+                found[unit.name, row["number"]] = np.frombuffer(row["embedding"], "<f4")
+    lengths = {len(vector) for vector in found.values()}
+    if len(lengths) > 1:
+        folders = ", ".join(str(scored.embedded.results.folder) for scored in several if scored.embedded is not None)
+        raise ValueError(f"{folders}: embeddings have {' and '.join(map(str, sorted(lengths)))} numbers; a scorer gives as many for each")
+    nothing = np.zeros(max(lengths, default=1), np.float32)
+    return np.stack([found.get(member, nothing) for member in members]) if members else nothing[None][:0]
 
 
 def _clips(several: Sequence[Scored]) -> Iterator[tuple[Scored, Unit, dict, float]]:
@@ -140,7 +182,10 @@ class Signatures(Sequence[Signature]):
         key = (step.stage.folder, unit.name)
         if key not in self._kept:
             rows = step.read(unit, only=lambda name: name in ("number", "reason", *SIGNATURE)).to_pylist()
-            self._kept[key] = {row["number"]: Signature.of(*(row[name] for name in SIGNATURE)) for row in rows if not row["reason"]}
+            try:
+                self._kept[key] = {row["number"]: Signature.of(*(row[name] for name in SIGNATURE)) for row in rows if not row["reason"]}
+            except ValueError as error:
+                raise changed(step.results.path(step.named(unit)), str(error)) from None
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return self._kept[key][self._numbers[place]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from sora.curation.inputs import Unit
+from sora.curation.result_forms import POSITIVE, ResultForm
 from sora.curation.results import CurationStage
 from sora.curation.spans import CutDetector, Span, Transition, check_lengths, parts_of
 from sora.data.index.index import Index
@@ -48,6 +50,8 @@ LISTED = pa.schema(
 )
 # the result of `clips`: also what the dataset's row says of where a clip is from. video: the SHA-256 of the video that it was cut from
 
+_LEAST = {"first": 0, "end": 1, "start": -math.inf, "duration": 0, "fps": POSITIVE, "height": 1, "width": 1}
+
 
 @dataclass(frozen=True)
 class UnitWork:
@@ -61,6 +65,8 @@ class UnitWork:
 @dataclass(frozen=True)
 class Probe:
     """The stage `probe`: the facts of a video by its header and its packets, and the claims of its origin that it carries."""
+
+    form = ResultForm(schema=PROBED, rows=1)
 
     def stage(self) -> CurationStage:
         return CurationStage("probe", 1, {"reader": PYAV.identity()})
@@ -77,6 +83,7 @@ class Probe:
 class Cuts:
     """The stage `cuts`: the clips of a video between changes of shot, and the parts that are none, see `parts_of`."""
 
+    form = ResultForm(schema=CLIPS, counted=True, spans="apart", least=_LEAST, texts={"key": "^$", "digest": "^$"})
     detector: CutDetector
     trim_frames: int
     least_seconds: float
@@ -116,6 +123,8 @@ class Cuts:
 @dataclass(frozen=True)
 class ListClips:
     """The stage `clips` of a dataset's shard: its rows."""
+
+    form = ResultForm(schema=LISTED, counted=True, spans="each", least=_LEAST, texts={"digest": "^[0-9a-f]{64}$"}, unique="key")
 
     def stage(self) -> CurationStage:
         return CurationStage("clips", 2)
@@ -166,9 +175,17 @@ def footage(work: UnitWork) -> Iterator[Footage]:
             clips = [(row["number"], Span(row["first"], row["end"])) for row in rows]
             yield Footage(Path(work.unit.path), work.unit.told, clips, *(rows[0][name] for name in ("fps", "height", "width")))
         return
-    index, first = Index.open(work.unit.path), work.unit.shard
-    start = int(index.files.starts[first])
-    for row in work.tables["clips"].to_pylist():
-        content = index.read_member(start + row["number"])
+    for row, content in _members(work):
         clips = [(row["number"], Span(row["first"], row["end"]))]
         yield Footage(content, f"clip {row['key']} of {work.unit.told}", clips, row["fps"], row["height"], row["width"])
+
+
+def _members(work: UnitWork) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The rows of a dataset's shard with the bytes of their clips. Raises ValueError if they are of another shard."""
+    index = Index.open(work.unit.path)
+    assert work.unit.shard is not None
+    start, rows = int(index.files.starts[work.unit.shard]), work.tables["clips"].to_pylist()
+    if len(rows) != index.files.entries[work.unit.shard]["clips"]:
+        raise ValueError(f"the stage clips has listed {len(rows)} clips of {work.unit.told}, which is not as it was; remove its results")
+    for row in rows:
+        yield row, index.read_member(start + row["number"])

@@ -1,4 +1,5 @@
-"""The stages `score_NAME`: scores of clips by a model, one stage for each, so that another model repeats none of the others."""
+"""The stages `score_NAME`: scores of clips by a model, one stage for each, so that another model repeats none of the others; and the stage
+`embed_NAME`: vectors of clips by a model, by which `duplicates` compares them."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from sora.curation.inputs import Inputs, SourceFacts, Unit
+from sora.curation.result_forms import ResultForm
 from sora.curation.results import CurationStage, hashed
 from sora.curation.running import own_name
-from sora.curation.scores.scorer import FrameScorer
+from sora.curation.scores.scorer import Embedder, FrameScorer
 from sora.curation.spans import Span
 from sora.curation.steps.finding import Footage, UnitWork, footage
 from sora.data.index.index import Index
@@ -33,6 +35,11 @@ class ModelScoring:
         """The names of its scores."""
         return tuple(self.scorer.names)
 
+    @property
+    def form(self) -> ResultForm:
+        scores = [(name, pa.float64()) for name in self.names]
+        return ResultForm(schema=pa.schema([("number", pa.int32()), *scores, ("reason", pa.string())]), lacking=self.names)
+
     def stage(self, listing: CurationStage) -> CurationStage:
         return CurationStage(f"score_{self.name}", 1, {"scorer": self.scorer.identity(), "reader": PYAV.identity()}, (listing,))
 
@@ -46,24 +53,60 @@ class ModelScoring:
     def __call__(self, work: UnitWork) -> pa.Table:
         texts = _texts(work) if self.scorer.needs_text else {}
         rows = [self._row(part, number, span, texts.get(number)) for part in footage(work) for number, span in part.clips]
-        columns = {name: pa.array([row.get(name) for row in rows], pa.float64()) for name in self.scorer.names}
-        numbers, reasons = [row["number"] for row in rows], [row["reason"] for row in rows]
-        return pa.table({"number": pa.array(numbers, pa.int32()), **columns, "reason": pa.array(reasons, pa.string())})
+        schema = self.form.schema
+        return pa.table({name: [row.get(name) for row in rows] for name in schema.names}, schema=schema)
 
     def _row(self, part: Footage, number: int, span: Span, text: str | None) -> dict[str, Any]:
-        size = self.scorer.size(part.height, part.width)
         try:
-            wanted = [span.first + place for place in self.scorer.frames(len(span))]
-            take = partial(_taken, wanted=wanted)
-            frames = settled(take, part.source, first=wanted[0], size=size, limits=LIMITS, name=part.told)
-            found = self.scorer(frames, text=text)
+            found = self.scorer(_frames(self.scorer, part, span), text=text)
         except ValueError as error:
             return {"number": number, "reason": f"unreadable: {error}"}
-        if torch := sys.modules.get("torch"):
-            torch.set_num_threads(1)  # there are as many processes as cores
         if set(found) != set(self.scorer.names):
             raise ValueError(f"the scorer {self.name} gives {', '.join(found)} and says that its scores are {', '.join(self.scorer.names)}")
         return {"number": number, **found, "reason": ""}
+
+
+EMBEDDED = pa.schema([("number", pa.int32()), ("embedding", pa.binary()), ("reason", pa.string())])
+# one row for each clip. embedding: float32 numbers, as many for every clip. reason: why it has none, or ""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The stage of a scorer that gives embeddings. name: of its option, after which the stage is called."""
+
+    form = ResultForm(schema=EMBEDDED, lacking=["embedding"])
+    name: str
+    scorer: FrameScorer
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scorer, Embedder):
+            raise ValueError(f"duplicates.embeddings={self.name}: this scorer gives scores and no embeddings; clip gives them")
+
+    def stage(self, listing: CurationStage) -> CurationStage:
+        return CurationStage(f"embed_{self.name}", 1, {"scorer": self.scorer.identity(), "reader": PYAV.identity()}, (listing,))
+
+    def __call__(self, work: UnitWork) -> pa.Table:
+        rows = [self._row(part, number, span) for part in footage(work) for number, span in part.clips]
+        return pa.table({name: [row[name] for row in rows] for name in EMBEDDED.names}, schema=EMBEDDED)
+
+    def _row(self, part: Footage, number: int, span: Span) -> dict[str, Any]:
+        assert isinstance(self.scorer, Embedder)
+        try:
+            vector = np.asarray(self.scorer.embed(_frames(self.scorer, part, span)), "<f4")
+            if vector.ndim != 1 or not np.isfinite(vector).all():
+                raise ValueError(f"the scorer {self.name} gives an embedding of shape {vector.shape} that is no vector of finite numbers")
+        except ValueError as error:
+            return {"number": number, "embedding": None, "reason": f"unreadable: {error}"}
+        return {"number": number, "embedding": vector.tobytes(), "reason": ""}
+
+
+def _frames(scorer: FrameScorer, part: Footage, span: Span) -> np.ndarray:
+    """The frames of a clip that a scorer takes."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # there are as many processes as cores
+    wanted = [span.first + place for place in scorer.frames(len(span))]
+    size = scorer.size(part.height, part.width)
+    return settled(partial(_taken, wanted=wanted), part.source, first=wanted[0], size=size, limits=LIMITS, name=part.told)
 
 
 def _taken(shown: stream, *, wanted: list[int]) -> np.ndarray:

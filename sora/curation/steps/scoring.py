@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt8
 
+from sora.curation.result_forms import ResultForm
 from sora.curation.results import CurationStage
 from sora.curation.scores.cheap import analysis_size, cheap_identity, cheap_scores
 from sora.curation.scores.table import CHEAP_SCORES
@@ -40,6 +41,7 @@ class CheapScoring:
     """The stage `scores`."""
 
     names = tuple(CHEAP_SCORES)
+    form = ResultForm(schema=SCORED, lacking=[name for name in SCORED.names if name not in ("number", "reason")])
 
     def stage(self, listing: CurationStage) -> CurationStage:
         return CurationStage("scores", 1, {"reader": PYAV.identity(), "scores": cheap_identity()}, (listing,))

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from sora.curation.inputs import Unit
+from sora.curation.result_forms import POSITIVE, ResultForm
 from sora.curation.results import CurationStage, hashed
 from sora.curation.steps.finding import UnitWork
 from sora.gate.sizes import Number
@@ -43,6 +44,7 @@ class Transcode:
     """The stage `transcode`. fps: the most frames a second (None: the video's own). size: the short side in pixels that larger videos are
     scaled down to (None: no scaling). multiple: sides are cropped evenly to multiples of it. lossless: RGB without loss."""
 
+    form = ResultForm(schema=MADE, least_made={"frames": 1, "fps": POSITIVE, "height": 1, "width": 1})
     fps: float | None
     size: int | None
     multiple: int
@@ -83,6 +85,8 @@ class Transcode:
     def _clip(self, path: Path, info: VideoInfo, first: int, end: int) -> dict[str, Any]:
         assert info.timeline is not None
         times = info.timeline.times
+        if end > len(times):
+            raise ValueError(f"its frames {first} to {end} are more than the {len(times)} of its video")
         height, width = fitted(info.height, info.width, self.size, self.multiple, key="transcode")
         fps = info.fps if self.fps is None else min(self.fps, info.fps)
         # The last frame that is taken is the span's own: the nearest to a later time may be of the next shot.

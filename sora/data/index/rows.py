@@ -130,9 +130,9 @@ def table_of(rows: Sequence[ClipRow]) -> pa.Table:
         raise ValueError(f"a text of one of the clips {rows[0].key} to {rows[-1].key} is no text in UTF-8: {error}") from None
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write one shard's rows as a parquet file, whole or not at all."""
-    with whole_file(path) as staging:
+def write_table(path: Path, table: pa.Table, *, lasting: bool = True) -> None:
+    """Write one shard's rows as a parquet file, whole or not at all. lasting: see `whole_file`."""
+    with whole_file(path, lasting=lasting) as staging:
         pq.write_table(table, local(staging), compression="zstd", row_group_size=GROUP_ROWS)
 
 

@@ -31,8 +31,7 @@ from sora.data.loading.quarantine import BadClip, Quarantine, first_readable, of
 from sora.data.plan.crops import CropPlan
 from sora.data.plan.steps import Item
 from sora.system.draws import sample_id
-from sora.system.guarded_pool import UNSENT, ending
-from sora.system.processes import Parent, born_deaf, ignore_asking
+from sora.system.processes import UNSENT, Parent, born_deaf, ending, ignore_asking
 from sora.system.torch_private import DataLoaderProcesses
 from sora.tokens import Movable
 from sora.video.reader import VideoReader
