@@ -98,6 +98,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "curation.steps.transcoding",
         "curation.spans",
     ),
+    "web": ("web.limits", "web.pace", "web.retrying"),
+    "captions": (
+        "captions.captioners.chat",
+        "captions.captioners.stub",
+        "captions.captioners.template",
+        "captions.checks.flags",
+        "captions.prompts",
+        "captions.taking",
+    ),
     "metrics": (
         "metrics.extractors.rand3d",
         "metrics.extractors.efficientnet",

@@ -13,15 +13,14 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpcore2
 
 from sora.gate.forms import shown
-from sora.gate.sizes import Number
 from sora.web.endpoint import Endpoint
+from sora.web.limits import AnswerLimits
 
 _PIECE = 1 << 16  # bytes that are unpacked at once
 _PACKED = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's window bits for each content encoding
@@ -46,22 +45,6 @@ class HttpAnswer(NamedTuple):
     @property
     def good(self) -> bool:
         return 200 <= self.status < 300
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerLimits:
-    """Limits of one answer. connect_seconds: until a connection stands. silent_seconds: without a byte. total_seconds: from the first byte
-    that is sent to the last that comes. most_bytes: of the body, unpacked."""
-
-    connect_seconds: float
-    silent_seconds: float
-    total_seconds: float
-    most_bytes: int
-
-    def __post_init__(self) -> None:
-        for name in ("connect_seconds", "silent_seconds", "total_seconds"):
-            Number(0, above=True, most=86_400).of(getattr(self, name), name)
-        Number(1, whole=True, most=1 << 30).of(self.most_bytes, "most_bytes")
 
 
 class Connections:

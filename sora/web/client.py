@@ -11,8 +11,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from sora.gate.forms import shown
 from sora.gate.sizes import Number
-from sora.web.answers import AnswerLimits, AskFailed, Connections, HttpAnswer
+from sora.web.answers import AskFailed, Connections, HttpAnswer
 from sora.web.endpoint import Endpoint
+from sora.web.limits import AnswerLimits
 from sora.web.pace import Pace
 from sora.web.retrying import Retries, retry_after
 

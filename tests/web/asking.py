@@ -3,9 +3,10 @@
 import json
 from dataclasses import dataclass, field
 
-from sora.web.answers import AnswerLimits, AskFailed
+from sora.web.answers import AskFailed
 from sora.web.client import ServerClient
 from sora.web.endpoint import Endpoint
+from sora.web.limits import AnswerLimits
 from sora.web.pace import Pace
 from sora.web.retrying import Retries
 
