@@ -126,11 +126,11 @@ class PictureGrid:
 
 @dataclass(frozen=True)
 class Strip:
-    """Frames of one clip in a row, with texts about it side by side below: (heading, text). marks: short words beside the title."""
+    """Frames of one clip in a row, with columns of texts about it below, each (heading, text). marks: short words beside the title."""
 
     title: str
     frames: Sequence[Picture]
-    texts: Sequence[tuple[str, str]]
+    columns: Sequence[Sequence[tuple[str, str]]]
     marks: Sequence[str] = ()
 
 

@@ -43,11 +43,11 @@ def _totals(view: CaptionView) -> list[Part]:
 
 def _strip(one: ShownCaption) -> Strip:
     frames = [Picture(jpeg, width, height, f"{time:.1f} s") for time, jpeg, width, height in one.frames]
-    texts = [(f"before: {who}", _cut(text)) for who, text in one.old] or [("before", "(no caption)")]
-    texts += [("new, short", one.short), ("new, dense", one.dense)]
-    texts += [("second pass, dense", one.second)] if one.second else []
+    before = [(f"before: {who}", _cut(text)) for who, text in one.old] or [("before", "(no caption)")]
+    after = [("new, short", one.short), ("new, dense", one.dense)]
+    after += [("second pass, dense", one.second)] if one.second else []
     fields = "; ".join(f"{name.replace('_', ' ')}: {text}" for name, text in one.structured.items())
-    return Strip(one.key, frames, [*texts, *([("fields", fields)] if fields else [])], one.flags)
+    return Strip(one.key, frames, [before, [*after, *([("fields", fields)] if fields else [])]], one.flags)
 
 
 def _cut(text: str) -> str:
