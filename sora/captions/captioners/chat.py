@@ -174,6 +174,7 @@ class ChatAsk:
             fields, notes = caption_in(_THOUGHT.sub("", content))
         except ValueError as error:
             raise AskFailed(str(error), again=True) from None
+        fields = _scrubbed(fields, self.endpoint)  # again: what was taken out of a text may have stood within a key
         return fields, (*notes, *(("cut",) if choice.get("finish_reason") == "length" else ()))
 
     def _refused(self, answer: HttpAnswer) -> AskFailed:
@@ -219,6 +220,15 @@ def _content(message: dict[str, Any]) -> str:
     refusal = message.get("refusal")
     why = f"refuses: {shown(refusal)}" if isinstance(refusal, str) else "is empty"
     raise AskFailed(f"the answer {why}", again=True)
+
+
+def _scrubbed(fields: CaptionFields, endpoint: Endpoint) -> CaptionFields:
+    said = {name: _each(value, endpoint) for name, value in asdict(fields).items()}
+    return CaptionFields(**said)
+
+
+def _each(value: str | tuple[str, ...], endpoint: Endpoint) -> str | tuple[str, ...]:
+    return endpoint.scrubbed(value) if isinstance(value, str) else tuple(map(endpoint.scrubbed, value))
 
 
 def _data(kind: str, content: bytes) -> str:
