@@ -1,4 +1,4 @@
-"""Write new captions for a dataset's clips, by a server with a vision-language model or a captioner of your own, as a set beside its index.
+"""Write new captions for a dataset's clips, by a server or a captioner of your own, as a set beside its index.
 
 Frames are taken here, by content and time, and sent to captioner.url (https, or this machine). Each answer is kept as it comes, so the same
 command goes on after anything and pays nothing twice; a changed prompt makes a new set beside the old one. Checks give flags, which the

@@ -9,9 +9,9 @@ from sora.captions.captioners.stub import StubCaptioner as StubCaptioner
 from sora.captions.captioners.template import TemplateCaptioner as TemplateCaptioner
 from sora.captions.checks.flags import FLAGS as FLAGS
 from sora.captions.checks.flags import CaptionChecks as CaptionChecks
+from sora.captions.frames import FrameTaking as FrameTaking
 from sora.captions.parsing import caption_in as caption_in
 from sora.captions.prompts import CaptionPrompt as CaptionPrompt
 from sora.captions.recaptioning import Recaption as Recaption
 from sora.captions.recaptioning import RecaptionSettings as RecaptionSettings
-from sora.captions.taking import FrameTaking as FrameTaking
 from sora.captions.taking import TakenFrames as TakenFrames

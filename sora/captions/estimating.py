@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sora.captions.asking import AskedClip
-from sora.captions.journal import Journal
+from sora.captions.journal import AnswerJournal
 from sora.captions.recaptioning import CaptionWork, Recaption
 
 CLIPS = 32
@@ -42,7 +42,7 @@ def estimate(job: Recaption, *, price: Mapping[str, float | None], count: int = 
     total = len(job.index)
     rows = np.unique(np.linspace(0, total - 1, count).round().astype(int)).tolist()
     settled: list[AskedClip] = []
-    journal, began = Journal(job.journal_folder), time.monotonic()
+    journal, began = AnswerJournal(job.journal_folder), time.monotonic()
     try:
         work = CaptionWork(job, journal, settled=settled.append)
         work.run(rows)

@@ -36,7 +36,7 @@ _FORM = Fields(
 )
 
 
-class Journal:
+class AnswerJournal:
     """The answers in a folder: `get` one, `put` one. dropped: lines that could not be read.
 
     Only the places of answers are in memory, about 200 bytes each.

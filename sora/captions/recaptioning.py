@@ -22,9 +22,10 @@ from typing import Any
 
 from sora.captions.asking import AskedClip, Namer, facts_of, only
 from sora.captions.captioner import KINDS, Captioner, CaptionRequest, CaptionResult
-from sora.captions.journal import Journal
+from sora.captions.frames import FrameTaking
+from sora.captions.journal import AnswerJournal
 from sora.captions.rows import captioned_rows, path_of, write_captioned
-from sora.captions.taking import FrameTaking, TakeFrames, TakenFrames
+from sora.captions.taking import TakeFrames, TakenFrames
 from sora.data.index.index import Index
 from sora.data.index.keyed_sets import CAPTION_SETS
 from sora.data.index.rows import Caption
@@ -158,7 +159,7 @@ class Recaption:
 
     def _caption(self, shards: Sequence[int], writer: CaptionSetWriter, counting: Counting, done: Recaptioned) -> None:
         total = sum(len(self.index.rows_of_shard(shard)) for shard in shards)
-        journal = Journal(self.journal_folder)
+        journal = AnswerJournal(self.journal_folder)
         done.dropped = journal.dropped
         try:
             with counting("clips", total) as report:
@@ -181,9 +182,9 @@ class Recaption:
             return
         reasons = [row["reason"] for shard in self.shards for row in captioned_rows(self.rows, shard, ["reason"])]
         done.clips, done.failed = len(reasons), sum(map(bool, reasons))
-        if done.failed > self.settings.max_failed * done.clips and writer.name == self.name:
-            share = f"{done.failed} of {counted(done.clips, 'clip')} have no caption, more than max_failed={self.settings.max_failed:g}"
-            done.waiting = f"{share}: retry=failed asks for these again"
+        if writer.name == self.name and done.failed and (done.failed == done.clips or done.failed > self.settings.max_failed * done.clips):
+            more = f", more than max_failed={self.settings.max_failed:g}" if done.failed < done.clips else ""
+            done.waiting = f"{done.failed} of {counted(done.clips, 'clip')} have no caption{more}: retry=failed asks for these again"
             return
         with alone_in(self.index.folder, "finishing captions in", name=f".lock-captions-{self.name}", patience=60.0):
             if not CAPTION_SETS.manifest(self.index.folder, writer.name).exists() and writer.written():
@@ -241,7 +242,7 @@ class CaptionWork:
     right before a server is given up may be its fault, and are asked for again.
     """
 
-    def __init__(self, job: Recaption, journal: Journal, *, settled: Callable[[AskedClip], None]) -> None:
+    def __init__(self, job: Recaption, journal: AnswerJournal, *, settled: Callable[[AskedClip], None]) -> None:
         self.asked = self.known = 0
         self._job, self._journal, self._settled = job, journal, settled
         self._clips: dict[int, AskedClip] = {}

@@ -98,14 +98,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "curation.steps.transcoding",
         "curation.spans",
     ),
-    "web": ("web.limits", "web.pace", "web.retrying"),
+    "web": ("web.limits", "web.pace"),
     "captions": (
         "captions.captioners.chat",
         "captions.captioners.stub",
         "captions.captioners.template",
         "captions.checks.flags",
+        "captions.frames",
         "captions.prompts",
-        "captions.taking",
     ),
     "metrics": (
         "metrics.extractors.rand3d",

@@ -6,7 +6,7 @@ from sora.web.client import ServerClient as ServerClient
 from sora.web.client import ServerOutcome as ServerOutcome
 from sora.web.endpoint import Endpoint as Endpoint
 from sora.web.limits import AnswerLimits as AnswerLimits
+from sora.web.limits import Retries as Retries
 from sora.web.pace import Pace as Pace
-from sora.web.retrying import Retries as Retries
 from sora.web.stub import FAULTS as FAULTS
 from sora.web.stub import StubServer as StubServer

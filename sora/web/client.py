@@ -13,9 +13,9 @@ from sora.gate.forms import shown
 from sora.gate.sizes import Number
 from sora.web.answers import AskFailed, Connections, HttpAnswer
 from sora.web.endpoint import Endpoint
-from sora.web.limits import AnswerLimits
+from sora.web.limits import AnswerLimits, Retries
 from sora.web.pace import Pace
-from sora.web.retrying import Retries, retry_after
+from sora.web.waiting import retry_after
 
 Value_co = TypeVar("Value_co", covariant=True)
 Value = TypeVar("Value")

@@ -18,7 +18,7 @@ from email.utils import formatdate
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from sora.web.retrying import jitter
+from sora.web.waiting import jitter
 
 _SEED = re.compile(rb'"seed": ?\d+')  # differs from try to try of one request
 Reply = Callable[[dict[str, Any]], str]  # the content of the message that answers a request

@@ -7,15 +7,14 @@ import numpy as np
 
 from sora.captions.captioner import CaptionFields, CaptionResult
 from sora.captions.captioners.chat import ChatCaptioner, ChatForm
+from sora.captions.frames import FrameTaking
 from sora.captions.prompts import CaptionPrompt
 from sora.captions.recaptioning import Recaption, RecaptionSettings
-from sora.captions.taking import FrameTaking
 from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index
 from sora.system.guarded_pool import as_done
 from sora.video.files import encode
-from sora.web.limits import AnswerLimits
+from sora.web.limits import AnswerLimits, Retries
 from sora.web.pace import Pace
-from sora.web.retrying import Retries
 
 TAKING = {"count": 4, "most": 8, "every_seconds": 4.0, "side": 32, "window_seconds": None, "rate": 8.0}
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from sora.captions.captioner import CaptionRequest
-from sora.captions.captioners.stub import StubCaptioner, said_of
+from sora.captions.captioners.colours import said_of
+from sora.captions.captioners.stub import StubCaptioner
 from sora.captions.parsing import caption_in
 from sora.captions.wording import LENGTHS, STEERS, inert, plain, quoted
 from sora.gate.credentials import MASK

@@ -185,7 +185,7 @@ KILLED = textwrap.dedent(
 @pytest.mark.slow
 def test_killed_at_any_moment_no_answer_is_lost_or_paid_twice(tmp_path):
     """SIGKILL after random numbers of answers, under faults: every clip is answered, and none again whose answer was there at the kill."""
-    from sora.captions.journal import Journal
+    from sora.captions.journal import AnswerJournal
 
     index = dataset(tmp_path / "set", 60, per_shard=20)
     server = StubServer(lambda body: fields_of(), faults={"status_500": 0.15, "cut": 0.1, "reset": 0.1}, seconds=0.02)
@@ -201,7 +201,7 @@ def test_killed_at_any_moment_no_answer_is_lost_or_paid_twice(tmp_path):
                 pass
             ran.kill()
             ran.wait()
-            answered = len(Journal(folder))
+            answered = len(AnswerJournal(folder))
             assert answered >= known
             known = answered
         paid = sum(server.good.values())

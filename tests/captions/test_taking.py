@@ -5,7 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sora.captions.taking import FrameTaking, TakeFrames, differing, evenly, small
+from sora.captions.frames import FrameTaking
+from sora.captions.taking import TakeFrames, differing, evenly, small
 from tests.captions.material import TAKING, dataset
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from sora.web.answers import AskFailed
 from sora.web.client import ServerClient
 from sora.web.endpoint import Endpoint
-from sora.web.limits import AnswerLimits
+from sora.web.limits import AnswerLimits, Retries
 from sora.web.pace import Pace
-from sora.web.retrying import Retries
 
 KEY, SECRET = "SORA_TEST_KEY", "sk-test-0123456789abcdefABCDEF"
 

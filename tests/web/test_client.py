@@ -8,8 +8,9 @@ import pytest
 
 from sora.web.client import CircuitOpen
 from sora.web.endpoint import Endpoint
-from sora.web.retrying import Retries, jitter, retry_after
+from sora.web.limits import Retries
 from sora.web.stub import FAULTS, StubServer
+from sora.web.waiting import jitter, retry_after
 from tests.web.asking import KEY, SECRET, Ask, client, reply
 
 

@@ -7,24 +7,24 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from sora.captions.answer_form import described, schema
 from sora.captions.captioner import CaptionFields, CaptionRequest, CaptionResult
 from sora.captions.parsing import caption_in
-from sora.captions.prompts import CaptionPrompt, described, schema
+from sora.captions.prompts import CaptionPrompt
 from sora.gate.forms import Fields, fitting, shown
 from sora.gate.sizes import Number
 from sora.gate.texts import FileLimit, json_of
 from sora.web.answers import AskFailed, HttpAnswer
 from sora.web.client import ServerClient, ServerOutcome
 from sora.web.endpoint import Endpoint
-from sora.web.limits import AnswerLimits
+from sora.web.limits import AnswerLimits, Retries
 from sora.web.pace import Pace
-from sora.web.retrying import Retries
 
 _LIMIT = FileLimit(64 << 20, 200_000, 24)  # of an answer, whose bytes the client has counted
 _NO_SCHEMA = re.compile(r"(?i)response_format|json_schema|guided|structured output|grammar")
@@ -40,7 +40,7 @@ class ChatForm:
     as a hint (None: none is). schema: whether the server is asked to keep to a JSON schema; where it cannot, it is asked in words.
     temperature, max_tokens, seed: as the protocol has them."""
 
-    parts: Literal["frames", "video"]
+    parts: str
     quality: int
     hint: str | None
     schema: bool
@@ -104,7 +104,7 @@ class ChatCaptioner:
         endpoint = Endpoint(url, key_variable=self.key_variable, key_name="captioner.url")
         given: dict[str, Any] = {"limits": self.limits, "retries": self.retries, "pace": self.pace, "stop_after": self.stop_after}
         with ServerClient(endpoint, **given, seed=self.form.seed) as client:
-            for outcome in client.each(ChatAsk(self, request, endpoint) for request in requests):
+            for outcome in client.each(_ChatAsk(self, request, endpoint) for request in requests):
                 yield _result(outcome)
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class ChatCaptioner:
 
 def _result(outcome: ServerOutcome[tuple[CaptionFields, tuple[str, ...]]]) -> CaptionResult:
     ask = outcome.ask
-    assert isinstance(ask, ChatAsk)
+    assert isinstance(ask, _ChatAsk)
     fields, notes = outcome.value or (None, ())
     counts = {"attempts": outcome.attempts, "tokens_in": ask.tokens_in, "tokens_out": ask.tokens_out}
     seconds = round(outcome.seconds, 4)
@@ -126,7 +126,7 @@ def _result(outcome: ServerOutcome[tuple[CaptionFields, tuple[str, ...]]]) -> Ca
 
 
 @dataclass
-class ChatAsk:
+class _ChatAsk:
     """A `ServerAsk` for a caption."""
 
     captioner: ChatCaptioner
@@ -223,12 +223,9 @@ def _content(message: dict[str, Any]) -> str:
 
 
 def _scrubbed(fields: CaptionFields, endpoint: Endpoint) -> CaptionFields:
-    said = {name: _each(value, endpoint) for name, value in asdict(fields).items()}
-    return CaptionFields(**said)
-
-
-def _each(value: str | tuple[str, ...], endpoint: Endpoint) -> str | tuple[str, ...]:
-    return endpoint.scrubbed(value) if isinstance(value, str) else tuple(map(endpoint.scrubbed, value))
+    said = {name: endpoint.scrubbed(text) for name, text in asdict(fields).items() if isinstance(text, str)}
+    lists = {name: tuple(map(endpoint.scrubbed, items)) for name, items in asdict(fields).items() if not isinstance(items, str)}
+    return replace(fields, **said, **lists)
 
 
 def _data(kind: str, content: bytes) -> str:

@@ -34,7 +34,7 @@ class TemplateCaptioner:
                 if request.windows:  # each says the same of the whole clip
                     found = request.windows[0].fields, ()
                 else:
-                    found = inert({kind: filled(sentence, request.facts) for kind, sentence in self.sentences.items()})
+                    found = inert({kind: _filled(sentence, request.facts) for kind, sentence in self.sentences.items()})
             except ValueError as error:
                 yield CaptionResult(id=request.id, error=str(error), attempts=1)
                 continue
@@ -44,7 +44,7 @@ class TemplateCaptioner:
         """Do nothing: nothing was started."""
 
 
-def filled(sentence: str, facts: Mapping[str, Any]) -> str:
+def _filled(sentence: str, facts: Mapping[str, Any]) -> str:
     """A sentence with the facts in their places. Raises ValueError for one that is not known."""
 
     def fact(found: re.Match[str]) -> str:
