@@ -48,15 +48,16 @@ class HttpAnswer(NamedTuple):
 
 
 class Connections:
-    """Connections to one server, shared by threads. most: that are open at once."""
+    """Connections to one server, one for each thread that posts: a pool that threads share looks through all of its connections for each
+    request, under a lock."""
 
-    def __init__(self, endpoint: Endpoint, limits: AnswerLimits, *, most: int) -> None:
+    def __init__(self, endpoint: Endpoint, limits: AnswerLimits) -> None:
         self.endpoint, self.limits = endpoint, limits
+        self._tls = httpcore2.default_ssl_context() if endpoint.scheme == "https" else None
+        self._own, self._pools = threading.local(), list[httpcore2.ConnectionPool]()
         self._url = httpcore2.URL(scheme=endpoint.scheme, host=endpoint.host, port=endpoint.port, target="/")
         self._headers, self._clock = endpoint.headers(), _Clock()
-        self._pool = httpcore2.ConnectionPool(
-            max_connections=most, max_keepalive_connections=most, keepalive_expiry=30.0, network_backend=_Timed(self._clock)
-        )
+        self._backend = _Timed(self._clock)
         silent = limits.silent_seconds
         self._timeouts = {"timeout": {"connect": limits.connect_seconds, "read": silent, "write": silent, "pool": limits.total_seconds}}
 
@@ -65,7 +66,7 @@ class Connections:
         target = httpcore2.URL(scheme=self._url.scheme, host=self._url.host, port=self._url.port, target=f"{self.endpoint.path}{path}")
         headers = [*self._headers, (b"Content-Length", str(len(body)).encode("ascii"))]
         self._clock.until = time.monotonic() + self.limits.total_seconds
-        with self._told(), self._pool.stream("POST", target, headers=headers, content=body, extensions=self._timeouts) as response:
+        with self._told(), self._pool().stream("POST", target, headers=headers, content=body, extensions=self._timeouts) as response:
             found = {name.decode("ascii", "replace").lower(): value.decode("latin-1") for name, value in response.headers}
             if 300 <= response.status < 400:
                 raise AskFailed(self._redirects(response.status, found))
@@ -73,7 +74,15 @@ class Connections:
 
     def close(self) -> None:
         """Close all connections."""
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
+
+    def _pool(self) -> httpcore2.ConnectionPool:
+        """This thread's connection."""
+        if (found := getattr(self._own, "pool", None)) is None:
+            found = self._own.pool = httpcore2.ConnectionPool(self._tls, max_connections=1, network_backend=self._backend)
+            self._pools.append(found)
+        return found
 
     def _body(self, headers: Mapping[str, str], parts: Iterable[bytes]) -> bytes:
         most, said = self.limits.most_bytes, headers.get("content-length", "")

@@ -63,7 +63,7 @@ class ServerOutcome(NamedTuple, Generic[Value]):
 
 
 class ServerClient:
-    """Sends requests to one server by threads, which share their connections.
+    """Sends requests to one server by threads, each with its own connection.
 
     stop_after: requests in a row that fail, with all their attempts, before `each` ends with `CircuitOpen`. seed: of the jitter of waits.
     """
@@ -71,7 +71,7 @@ class ServerClient:
     def __init__(self, endpoint: Endpoint, *, limits: AnswerLimits, retries: Retries, pace: Pace, stop_after: int, seed: int = 0) -> None:
         Number(1, whole=True).of(stop_after, "stop_after")
         self.endpoint, self.retries, self.pace, self.stop_after, self.seed = endpoint, retries, pace, stop_after, seed
-        self._connections = Connections(endpoint, limits, most=pace.most)
+        self._connections = Connections(endpoint, limits)
         self._stop = threading.Event()
 
     def close(self) -> None:

@@ -146,7 +146,7 @@ class StubServer:
     """A server in a thread of this process, until `close`. url: of the endpoint.
 
     reply: the content of the message for a request. faults: the share of requests that have each, by its name in FAULTS. first: those
-    faults, in this order, meet the first tries of every request. seconds: before each answer. port: to listen on (0: any).
+    faults, in this order, meet the first tries of every request. seconds: before each answer. keep: whether `asked` holds all requests.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class StubServer:
         first: tuple[str, ...] = (),
         seconds: float = 0.0,
         seed: int = 0,
-        port: int = 0,
+        keep: bool = True,
     ) -> None:
         if unknown := [name for name in (*(faults or {}), *first) if name not in FAULTS]:
             raise ValueError(f"faults: there is no fault {unknown[0]!r}; there are {', '.join(FAULTS)}")
@@ -165,11 +165,12 @@ class StubServer:
             raise ValueError(f"faults={dict(faults or {})} are shares of the requests: each from 0 on, 1 together at most")
         self.reply, self.faults, self.first, self.seconds, self.seed = reply, dict(faults or {}), first, seconds, seed
         self.asked: list[StubRequest] = []
+        self._keep = keep
         self.good: Counter[str] = Counter()  # requests that were answered without a fault, by name
         self._times: Counter[str] = Counter()
         self._loop = asyncio.new_event_loop()
         started = threading.Event()
-        self._thread = threading.Thread(target=self._serve, args=(started, port), daemon=True, name="sora-stub")
+        self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True, name="sora-stub")
         self._thread.start()
         started.wait(10)
 
@@ -188,7 +189,8 @@ class StubServer:
         name = blake2b(_SEED.sub(b"", body), digest_size=16).hexdigest()
         self._times[name] += 1
         asked = StubRequest(name, json.loads(body), self._times[name], authorization)
-        self.asked.append(asked)
+        if self._keep:
+            self.asked.append(asked)
         good = self.reply(asked.body)
         if (fault := self._fault(asked)) is not None:
             return FAULTS[fault](asked, good)
@@ -205,9 +207,9 @@ class StubServer:
                 return name
         return None
 
-    def _serve(self, started: threading.Event, port: int) -> None:
+    def _serve(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(self._loop.create_server(lambda: _Connection(self), "127.0.0.1", port, backlog=1024))
+        server = self._loop.run_until_complete(self._loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, backlog=1024))
         self.port = server.sockets[0].getsockname()[1]
         started.set()
         self._loop.run_forever()

@@ -57,7 +57,7 @@ class StubCaptioner:
 
     def __call__(self, requests: Iterable[CaptionRequest]) -> Iterator[CaptionResult]:
         if self.server is None:
-            self.server = StubServer(said_of, faults=self.faults, seconds=self.seconds, seed=self._chat.form.seed)
+            self.server = StubServer(said_of, faults=self.faults, seconds=self.seconds, seed=self._chat.form.seed, keep=False)
             self._chat.url = self.server.url
         return self._chat(requests)
 
