@@ -106,6 +106,8 @@ def page(job: Recaption, done: Recaptioned, checks: Any, price: Any) -> Any:
     from sora.captions.estimating import cost_of
     from sora.captions.rows import path_of
     from sora.config.command_line.following import after_prepare
+    from sora.data.index.index import Index
+    from sora.data.index.keyed_sets import CAPTION_SETS
     from sora.report.captions.page import write_page
     from sora.report.captions.view import view_of
     from sora.system.files import called
@@ -114,7 +116,10 @@ def page(job: Recaption, done: Recaptioned, checks: Any, price: Any) -> Any:
         return None
     check_captions(job.index, job.rows, job.shards, checks)
     title = f"Captions of {called(job.index.folder)} by {job.captioner.name}"
-    view = view_of(job.index, job.rows, lambda rows: frames_of(job, rows), title=title, captioner=job.captioner.name)
+    others = [name for name in CAPTION_SETS.names(job.index.folder) if name not in done.sets]
+    chosen = None if job.index.selection is None else job.index.selection.name
+    before = Index.open(job.index.folder, sets=others, selection=chosen)
+    view = view_of(before, job.rows, lambda rows: frames_of(job, rows), title=title, captioner=job.captioner.name)
     view.cost = cost_of(view.tokens_in, view.tokens_out, price)
     view.commands = [after_prepare(job.index.folder, job.index)] if done.sets else []
     view.notes = [done.waiting] if done.waiting else []
@@ -135,7 +140,6 @@ def frames_of(job: Recaption, rows: Sequence[int]) -> Iterator[tuple[int, list[T
 
 def tell(job: Recaption, done: Recaptioned, view: Any) -> None:
     """Say what came of it, and what comes next."""
-    from sora.config.command_line.commands import command
     from sora.config.command_line.following import after_prepare
     from sora.report.page import number
     from sora.system.terminal import say
@@ -153,8 +157,8 @@ def tell(job: Recaption, done: Recaptioned, view: Any) -> None:
         say(f"{view.tokens_in:,} tokens in, {view.tokens_out:,} out{cost}")
         print(job.rows / PAGE)
     if done.waiting:
-        again = command("recaption", data=job.index.folder, retry="failed") if "retry=failed" in done.waiting else ""
-        say(f"not finished: {done.waiting}", f"next: the same command goes on{f', or with more words: {again} …' if again else ''}")
+        then = "with retry=failed, or with a larger max_failed" if "retry=failed" in done.waiting else "goes on"
+        say(f"not finished: {done.waiting}", f"next: the same command {then}")
         return
     sets = ", ".join(done.sets)
     say(f"set {sets} in {job.index.folder}; data.sets=[{sets}] names it, and without data.sets all sets are in force")

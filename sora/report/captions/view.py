@@ -22,7 +22,8 @@ from sora.data.index.index import Index
 WORST, PLAIN, FAILED = 24, 12, 200  # clips that are shown: with flags, without, and without captions
 _SIDE = 224  # pixels of the longer side of frames
 _MEASURED = 20_000  # clips whose words are counted
-_DIFFERS = re.compile(r"[('\";,]|: ")  # begins what is of one clip alone in a reason
+_DIFFERS = re.compile(r"[('\";]|, |: ")  # begins what is of one clip alone in a reason
+_COUNT = re.compile(r"\d{1,3}(?:,\d{3})+|\d{4,}")  # likewise, but for statuses
 Take = Callable[[Sequence[int]], Iterator[tuple[int, list[TakenFrames] | str]]]  # the frames of some rows, or why there are none
 
 
@@ -115,7 +116,7 @@ def _grade(row: Mapping[str, Any]) -> tuple[int, int]:
 
 def cause(reason: str) -> str:
     """A reason without what differs from clip to clip, to be counted by."""
-    return _DIFFERS.split(reason, maxsplit=1)[0].strip() or reason
+    return _DIFFERS.split(_COUNT.sub("…", reason), maxsplit=1)[0].strip() or reason
 
 
 def _shown(index: Index, row: Mapping[str, Any], frames: Sequence[tuple[float, bytes, int, int]]) -> ShownCaption:
