@@ -11,6 +11,7 @@ import os
 import platform
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -43,7 +44,7 @@ from sora.web.client import ServerClient
 from sora.web.endpoint import Endpoint
 from sora.web.limits import AnswerLimits, Retries
 from sora.web.pace import Pace
-from sora.web.stub import StubServer
+from sora.web.stub import StubServer, named
 
 HERE = Path(__file__).resolve().parent
 ROWS, KILLS, PER_SHARD = 10_000, 5, 500
@@ -176,19 +177,21 @@ def rate() -> dict[str, Any]:
     noise = np.random.default_rng(0).integers(0, 255, (8, 18, 32, 3), dtype=np.uint8)
     frames = noise.repeat(16, axis=1).repeat(16, axis=2)  # 288 x 512
     times, count = tuple(number / 2 for number in range(8)), 1500
-    found, sizes = [], []
+    found, taken, sizes = [], [], []
     with stub(seconds=0.05) as (url, _):
         for _ in range(3):
             asks = (CaptionRequest(id=f"{number:064x}", key="k", frames=frames, times=times) for number in range(count))
-            began = time.monotonic()
+            began, used = time.monotonic(), time.process_time()
             assert sum(one.fields is not None for one in captioner(url)(asks)) == count
             found.append(count / (time.monotonic() - began))
+            taken.append(1e3 * (time.process_time() - used) / count)
         with ServerClient(Endpoint(url), **settings()) as asking:
             posted = bodies(EACH)
             began = time.monotonic()
             done = sum(1 for _ in asking.each(Post(number, posted[number % EACH]) for number in range(count)))
             sizes.append(done / (time.monotonic() - began))
-    return {"requests_per_s": statistics.median(found), "requests_per_s_of_bodies_that_are_there": statistics.median(sizes)}
+    each = {"captioner_ms_a_request": statistics.median(taken)}
+    return {"requests_per_s": statistics.median(found), **each, "requests_per_s_of_bodies_that_are_there": statistics.median(sizes)}
 
 
 # Rows through kills
@@ -225,73 +228,78 @@ def dataset(folder: Path) -> None:
 
 
 def saved(folder: Path) -> set[str]:
-    """The ids of the requests whose answers are in the journal."""
+    """The ids of the requests whose answers are kept."""
     journal = AnswerJournal(folder)
-    names = {name.hex() for name in journal._places if journal.get(name.hex()).fields is not None}
+    names = {name for name in journal.names() if journal.has(name, failed=False)}
     journal.close()
     return names
 
 
+def asked_names(made: Recaption) -> dict[str, str]:
+    """The name that the server has for each request, by the request's id."""
+    asked, found = made.captioner, dict[str, str]()
+    assert isinstance(asked, ChatCaptioner) and asked.url is not None
+    for done in drawn(None, [(row, None) for row in range(ROWS)]):
+        request = made.namer.request(done.result[0], key="", facts={}, pass_number=0)
+        found[request.id] = named(asked.ask(request, Endpoint(asked.url)).body(1))
+    return found
+
+
 def rows() -> dict[str, Any]:
-    """Rows that are neither answered nor marked, and rows that were paid again though their answer was there when the job was killed."""
-    draw, twice, unsaved = random.Random(7), 0, 0
+    """Rows that are neither answered nor marked, and rows that were paid again though their answer was kept when the job was killed."""
+    draw = random.Random(7)
     with tempfile.TemporaryDirectory() as place, stub(FAULTS, 0.01) as (url, good):
         folder, work = Path(place) / "set", Path(place) / "work"
         dataset(folder)
-        answers = job(folder, url, work).journal_folder
-        kept: list[int] = []
-        marks = sorted(draw.sample(range(500, ROWS - 500), KILLS))
+        first = job(folder, url, work)
+        names, twice = asked_names(first), set[str]()
+        known: list[tuple[set[str], Counter[str]]] = []
         began = time.monotonic()
-        for mark in marks:
+        for mark in [*sorted(draw.sample(range(500, ROWS - 500), KILLS)), None]:
             process = get_context("spawn").Process(target=recaption, args=(folder, url, work))
             process.start()
-            while sum(good().values()) < mark and process.is_alive():
+            while mark is not None and sum(good().values()) < mark and process.is_alive():
                 time.sleep(0.05)
-            process.kill()
+            if mark is not None:
+                process.kill()
             process.join()
             time.sleep(0.2)  # answers that are on their way are counted by the server
-            kept.append(len(saved(answers)))
-            unsaved += sum(good().values()) - kept[-1] - unsaved
-        before = saved(answers)
-        process = get_context("spawn").Process(target=recaption, args=(folder, url, work))
-        process.start()
-        process.join()
+            now = good()
+            for kept, before in known:
+                twice |= {name for name in kept if now[name] > before[name]}
+            known.append(({names[name] for name in saved(first.journal_folder)}, now))
         seconds = time.monotonic() - began
-        paid = good()
-        twice = sum(count - 1 for count in paid.values()) - unsaved  # what was in flight at a kill is paid again
-        last = job(folder, url, work)
-        settled = list(all_rows(last.rows, last.shards))
-        failed = sum(bool(row["reason"]) for row in settled)
-        lost = ROWS - len({row["key"] for row in settled if row["reason"] or row["short"]})
+        settled = list(all_rows(first.rows, first.shards))
         again = job(folder, url, Path(place) / "again")
-        again.journal_folder, again.name, again.rows = answers, "again", Path(place) / "again" / "again"
-        asked_again = again.run(quiet).asked
-    return {
-        "rows": ROWS,
-        "rows_lost": lost,
-        "rows_twice": max(twice, 0),
-        "rows_failed": failed,
-        "rows_in_flight_at_kills": unsaved,
-        "answers_at_kills": [*kept, len(before)],
-        "asked_by_a_rerun": asked_again,
-        "rows_per_s": ROWS / seconds,
-    }
+        again.journal_folder, again.name, again.rows = first.journal_folder, "again", Path(place) / "again" / "again"
+        return {
+            "rows": ROWS,
+            "rows_lost": ROWS - len({row["key"] for row in settled if row["reason"] or row["short"]}),
+            "rows_twice": len(twice),
+            "rows_failed": sum(bool(row["reason"]) for row in settled),
+            "rows_in_flight_at_kills": sum(count - 1 for count in known[-1][1].values()) - len(twice),
+            "asked_by_a_rerun": again.run(quiet).asked,
+            "rows_per_s": ROWS / seconds,
+        }
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {"client": client, "rate": rate, "rows": rows}
 
 
-def main(words: list[str]) -> None:
-    only = [word.removeprefix("only=") for word in words if word.startswith("only=")]
+def main() -> None:
+    only = next((word.removeprefix("only=") for word in sys.argv[1:] if word.startswith("only=")), None)
     path = HERE / "recaption.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and only else {}
-    for name in only or PARTS:
-        made = PARTS[name]()
-        found |= made
-        print(json.dumps(made, indent=2))
-    found |= {"machine": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
-    write_json(path, found)
+    figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["figures"] if only and path.is_file() else {}
+    for name, part in PARTS.items():
+        if only in (None, name):
+            found = part()
+            figures |= found
+            print(name, json.dumps({key: round(value, 4) for key, value in found.items()}), flush=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+    about = {"commit": commit, "cores": len(os.sched_getaffinity(0)), "machine": platform.processor() or platform.machine()}
+    write_json(path, {"figures": dict(sorted(figures.items())), "about": about | {"load": os.getloadavg()[0]}})
+    print(path)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -53,6 +53,10 @@ class AnswerJournal:
     def __len__(self) -> int:
         return len(self._places)
 
+    def names(self) -> Iterator[str]:
+        """The names of all requests that have an answer or a failure."""
+        return (name.hex() for name in self._places)
+
     def has(self, name: str, *, failed: bool = True) -> bool:
         """Whether the request of this name has an answer, or a failure, if these count."""
         place = self._places.get(bytes.fromhex(name))

@@ -72,7 +72,10 @@ def captioned_rows(folder: Path, shard: int, columns: Sequence[str] | None = Non
     with parquet.opened(path, within=folder) as file:
         if not file.schema_arrow.equals(ROWS):
             raise ValueError(f"{path} is not as sora recaption wrote it; delete it, and the same command makes it again")
-        return parquet.taken(file, path, list(columns or ROWS.names)).to_pylist()
+        table = parquet.taken(file, path, list(columns or ROWS.names))
+        if any(column.null_count for column in table.columns):
+            raise ValueError(f"{path} is damaged: a value is missing; delete it, and the same command makes it again")
+        return table.to_pylist()
 
 
 def all_rows(folder: Path, shards: Sequence[int], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

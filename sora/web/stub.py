@@ -142,6 +142,11 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 
+def named(body: bytes) -> str:
+    """The name of a request, which is that of all its tries."""
+    return blake2b(_SEED.sub(b"", body), digest_size=16).hexdigest()
+
+
 class StubServer:
     """A server in a thread of this process, until `close`. url: of the endpoint.
 
@@ -186,7 +191,7 @@ class StubServer:
 
     def answer(self, body: bytes, authorization: str = "") -> StubReply:
         """What is sent for a request."""
-        name = blake2b(_SEED.sub(b"", body), digest_size=16).hexdigest()
+        name = named(body)
         self._times[name] += 1
         asked = StubRequest(name, json.loads(body), self._times[name], authorization)
         if self._keep:

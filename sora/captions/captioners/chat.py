@@ -104,8 +104,12 @@ class ChatCaptioner:
         endpoint = Endpoint(url, key_variable=self.key_variable, key_name="captioner.url")
         given: dict[str, Any] = {"limits": self.limits, "retries": self.retries, "pace": self.pace, "stop_after": self.stop_after}
         with ServerClient(endpoint, **given, seed=self.form.seed) as client:
-            for outcome in client.each(_ChatAsk(self, request, endpoint) for request in requests):
+            for outcome in client.each(self.ask(request, endpoint) for request in requests):
                 yield _result(outcome)
+
+    def ask(self, request: CaptionRequest, endpoint: Endpoint) -> _ChatAsk:
+        """The request as it is sent to a server, a `sora.web.ServerAsk`."""
+        return _ChatAsk(self, request, endpoint)
 
     def close(self) -> None:
         """Do nothing: connections end with a call."""
