@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
+from functools import cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -108,6 +109,11 @@ def _no_schema(asked: StubRequest, good: str) -> StubReply:
     return http(200, completion(good))
 
 
+@cache
+def _bomb() -> bytes:
+    return gzip.compress(bytes(64 << 20))
+
+
 STEERED = "\x1b[2Jred\x00 \u202ederf\u202c \x9b31m \u2066left\u2069"
 FAULTS: Mapping[str, Fault] = {
     "status_429": lambda asked, good: http(429, b"{}", retry_after="0"),
@@ -119,7 +125,7 @@ FAULTS: Mapping[str, Fault] = {
     "endless": _endless,
     "html": lambda asked, good: http(200, b"<html><body>Welcome to the cluster's login page</body></html>", content_type="text/html"),
     "echo_401": _echo,
-    "gzip_bomb": lambda asked, good: http(200, gzip.compress(b" " * (64 << 20)), content_encoding="gzip"),
+    "gzip_bomb": lambda asked, good: http(200, _bomb(), content_encoding="gzip"),
     "brotli": lambda asked, good: http(200, b"xxxx", content_encoding="br"),
     "loris": _loris,
     "late_headers": _late_headers,

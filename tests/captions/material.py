@@ -65,14 +65,14 @@ def form(**changed):
     return ChatForm(**said | changed)
 
 
-def chat(url, *, key=None, attempts=5, stop_after=8, asks=None, most_bytes=1 << 20, total=5.0, **changed):
+def chat(url, *, key=None, attempts=5, stop_after=8, asks=None, most_bytes=1 << 20, total=20.0, **changed):
     return ChatCaptioner(
         url=url,
         model="Lab/Model-1",
         key_variable=key,
         form=form(**changed),
         prompt=asks or prompt(),
-        limits=AnswerLimits(connect_seconds=2.0, silent_seconds=2.0, total_seconds=total, most_bytes=most_bytes),
+        limits=AnswerLimits(connect_seconds=10.0, silent_seconds=10.0, total_seconds=total, most_bytes=most_bytes),
         retries=Retries(attempts=attempts, first_seconds=0.001, most_seconds=0.01),
         pace=Pace(start=4, most=8, hold=50.0),
         stop_after=stop_after,

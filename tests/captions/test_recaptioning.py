@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -198,7 +199,7 @@ def test_killed_at_any_moment_no_answer_is_lost_or_paid_twice(tmp_path):
             ran = subprocess.Popen(words, cwd=os.getcwd(), stderr=subprocess.DEVNULL)
             target = before + draw.randint(5, 15)
             while sum(server.good.values()) < target and ran.poll() is None:
-                pass
+                time.sleep(0.005)
             ran.kill()
             ran.wait()
             answered = len(AnswerJournal(folder))

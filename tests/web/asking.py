@@ -39,7 +39,7 @@ def reply(body):
     return json.dumps({"number": body["number"], "short": "a", "dense": "b"})
 
 
-def client(url, *, key=None, most=8, attempts=4, total=2.0, silent=1.0, bytes_=1 << 20, stop_after=5, first=0.001):
+def client(url, *, key=None, most=8, attempts=4, total=10.0, silent=5.0, bytes_=1 << 20, stop_after=5, first=0.001):
     return ServerClient(
         Endpoint(url, key_variable=key),
         limits=AnswerLimits(connect_seconds=2.0, silent_seconds=silent, total_seconds=total, most_bytes=bytes_),

@@ -32,8 +32,7 @@ _NOTES = ("cut", "steering", "repaired")
 
 @dataclass
 class FlagCounts:
-    """Counts over all clips. flags: clips by flag. flagged: with any. captioned: with captions. same: the most frequent captions, with how
-    many clips have each."""
+    """Counts over all clips. flags: clips by flag. flagged: with any flag. captioned: with captions."""
 
     flags: Counter[str] = field(default_factory=Counter)
     flagged: int = 0
