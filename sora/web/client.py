@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from queue import SimpleQueue
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -77,8 +77,7 @@ class ServerClient:
     def close(self) -> None:
         """End: what waits for another try is given up, and connections are closed."""
         self._stop.set()
-        with suppress(Exception):  # connections that threads are still reading from
-            self._connections.close()
+        self._connections.close()
 
     def __enter__(self) -> ServerClient:
         return self
