@@ -27,7 +27,7 @@ from sora.captions.journal import AnswerJournal
 from sora.captions.rows import captioned_rows, path_of, write_captioned
 from sora.captions.taking import TakeFrames, TakenFrames
 from sora.data.index.index import Index
-from sora.data.index.keyed_sets import CAPTION_SETS
+from sora.data.index.keyed_sets import CAPTION_SETS, NAME
 from sora.data.index.rows import Caption
 from sora.data.index.set_writers import CaptionSetWriter
 from sora.data.index.units import WHOLE, JobPart, refuse_other_counts
@@ -61,9 +61,9 @@ class RecaptionSettings:
 
 @dataclass
 class Recaptioned:
-    """What a recaptioning has come to. waiting: what is left to do before the set is finished; "" if it is. new, failed: clips that this
-    job settled, and those of all that have no caption. asked: requests that this job sent. known: answers that were there. sets: the names
-    of the finished sets of these captions."""
+    """What a recaptioning has come to. clips, failed: of all parts, and those without a caption; 0 until all are settled. asked: requests
+    that this job sent. known: answers that were there. dropped: torn lines of the journal. waiting: what is left to do before the set is
+    finished; "" if it is. sets: the names of the finished sets of these captions."""
 
     name: str
     clips: int = 0
@@ -103,6 +103,8 @@ class Recaption:
             "clips": index.fingerprint,
         }
         self.name = name or _named(captioner.name, self.about)
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"set={self.name} is no name for a set of captions; use up to 64 lower case letters, digits and '_'")
         self.work, self.rows = work, work / self.name
         self.journal_folder = work / ANSWERS / self.namer.hash[:16]
         self.shards = [number for number in range(len(index.described["shards"])) if len(index.rows_of_shard(number))]

@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -154,3 +156,35 @@ def test_a_captioner_of_ones_own_is_named_by_own(call, tmp_path):
     code, told = call("--config-dir", "options", "own=my.py", "captioner=loud", "engine=serial", "set=mine")
     assert code == 0, told
     assert {one["short"] for one in captions(tmp_path / "set", "mine").values()} == {"OYEZ"}
+
+
+def test_the_documents_selection_by_flags_keeps_the_others(tmp_path, monkeypatch):
+    """The block of docs/captions.md, on clips of which one refuses."""
+    from sora.captions.checks.checking import check_captions
+    from tests.captions.material import Teller, job, quiet
+    from tests.captions.test_checks import checks
+
+    class Refusing(Teller):
+        def __call__(self, requests):
+            for one in super().__call__(requests):
+                refuses = len(self.asked) == 3 and one.fields is not None
+                yield replace(one, fields=replace(one.fields, dense="I'm sorry, but I cannot see it.")) if refuses else one
+
+    index = dataset(tmp_path / "data" / "mine", 6)
+    made = job(index, Refusing(), tmp_path / "outputs" / "mine_captions", name="colours")
+    made.run(quiet)
+    check_captions(index, made.rows, made.shards, checks(dense_words=(0, 80)))
+    block = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "captions.md").read_text(), re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    kept = Index.open(tmp_path / "data" / "mine", selection="fair")
+    assert [kept.key(row) for row in range(len(kept))] == [f"clip{number:03d}" for number in (0, 1, 3, 4, 5)]
+
+
+def test_the_documents_own_captioner_is_one():
+    from sora.captions.captioner import Captioner
+
+    block = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "captions.md").read_text(), re.DOTALL)[1]
+    found: dict = {}
+    exec(block, found)
+    assert isinstance(found["Loud"](), Captioner)

@@ -3,9 +3,11 @@
 import socket
 import threading
 import time
+import zlib
 
 import pytest
 
+from sora.web.answers import AskFailed, unpacked
 from sora.web.client import CircuitOpen
 from sora.web.endpoint import Endpoint
 from sora.web.limits import Retries
@@ -65,6 +67,19 @@ def test_a_fault_that_stays_is_one_reason_and_takes_its_time_at_most(stub, fault
     assert time.monotonic() - began < 10
     assert len(server.asked) == (1 if fault in ("redirect", "echo_401", "brotli") else 2)
     assert all(one.authorization == f"Bearer {SECRET}" for one in server.asked)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "deflate"])
+def test_a_packed_answer_is_unpacked_piece_by_piece(kind):
+    """64 MB come as 64 kB, and no piece is larger than is asked for at once; an answer that is cut is refused."""
+    pack = zlib.compressobj(wbits=31 if kind == "gzip" else 15)
+    packed = pack.compress(bytes(64 << 20)) + pack.flush()
+    pieces = [len(piece) for piece in unpacked([packed[place : place + 9999] for place in range(0, len(packed), 9999)], kind)]
+    assert sum(pieces) == 64 << 20 and max(pieces) <= 1 << 16
+    with pytest.raises(AskFailed, match="ends early"):
+        list(unpacked([packed[:-9]], kind))
+    with pytest.raises(AskFailed, match="does not unpack"):
+        list(unpacked([b"\0" + packed], kind))
 
 
 def test_a_redirect_takes_the_key_nowhere(stub, monkeypatch):
