@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -235,6 +236,20 @@ def test_a_server_that_goes_away_leaves_what_was_done_and_marks_nothing(index, t
         assert (done.asked, done.failed) == (12 - good, 0) and len(captions(index.folder)) == 12
     finally:
         server.close()
+
+
+def test_a_request_that_was_cut_off_is_no_failure_though_answers_come_after_it(index, tmp_path):
+    class Cutting(Teller):
+        def __call__(self, requests):
+            for request, result in zip(asked := list(requests), super().__call__(iter(asked)), strict=True):
+                yield replace(result, fields=None, error="stopped", cut=True) if request.key == "clip004" else result
+            raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError, match="gone"):
+        job(index, Cutting(), tmp_path / "work").run(quiet)
+    teller = Teller()
+    done = job(index, teller, tmp_path / "work").run(quiet)
+    assert [one.key for one in teller.asked] == ["clip004"] and done.failed == 0 and len(captions(index.folder)) == 12
 
 
 def test_every_clip_has_one_row_in_the_table_with_its_flags(index, tmp_path):
