@@ -20,6 +20,7 @@ GROUPS = groups([CONF])
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 # What a command works out and gives to what it builds, as another option of conf/ or as a value; what a class asks for anew is added once.
 OPTION_GIVEN = {"path": ("path", "straight"), "density": ("density", "logit_normal"), "reader": ("reader", "pyav")}
+OPTION_GIVEN |= {"prompt": ("caption_prompt", "standard")}
 GIVEN = {
     "patch_channels": 32, "text_width": 24, "latent_channels": 8, "seed": 0, "steps": 100, "fingerprint": "0" * 64, "shadow": {},
 }  # fmt: skip

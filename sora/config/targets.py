@@ -100,6 +100,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "curation.steps.transcoding",
         "curation.spans",
     ),
+    "web": ("web.limits", "web.pace"),
+    "captions": (
+        "captions.captioners.chat",
+        "captions.captioners.stub",
+        "captions.captioners.template",
+        "captions.checks.flags",
+        "captions.frames",
+        "captions.prompts",
+    ),
     "metrics": (
         "metrics.extractors.rand3d",
         "metrics.extractors.efficientnet",

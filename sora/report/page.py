@@ -125,6 +125,16 @@ class PictureGrid:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """Frames of one clip in a row, with columns of texts about it below, each (heading, text). marks: short words beside the title."""
+
+    title: str
+    frames: Sequence[Picture]
+    columns: Sequence[Sequence[tuple[str, str]]]
+    marks: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Prose:
     """A paragraph."""
 
@@ -159,7 +169,7 @@ class Folded:
     parts: Sequence[Part]
 
 
-Part = Figures | Table | Plot | VideoGrid | PictureGrid | Prose | Commands | Links | Folded
+Part = Figures | Table | Plot | VideoGrid | PictureGrid | Strip | Prose | Commands | Links | Folded
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from sora.config.check import flatten
 from sora.config.command_line.grammar import quoted, typed
 from sora.config.own import KEY, in_use, words_for
 
-BUILDING = ("encode", "evaluate", "export", "plan", "sample", "train")  # verbs that build the objects of a configuration
+BUILDING = ("encode", "evaluate", "export", "plan", "recaption", "sample", "train")  # verbs that build the objects of a configuration
 _PLAIN = re.compile(r"[^\s,'\"()\[\]{}\\][^,'\"()\[\]{}\\]*(?<!\s)")  # a list's element that needs no quotes
 
 

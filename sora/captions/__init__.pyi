@@ -1,0 +1,17 @@
+from sora.captions.captioner import Captioner as Captioner
+from sora.captions.captioner import CaptionFields as CaptionFields
+from sora.captions.captioner import CaptionRequest as CaptionRequest
+from sora.captions.captioner import CaptionResult as CaptionResult
+from sora.captions.captioner import WindowCaption as WindowCaption
+from sora.captions.captioners.chat import ChatCaptioner as ChatCaptioner
+from sora.captions.captioners.chat import ChatForm as ChatForm
+from sora.captions.captioners.stub import StubCaptioner as StubCaptioner
+from sora.captions.captioners.template import TemplateCaptioner as TemplateCaptioner
+from sora.captions.checks.flags import FLAGS as FLAGS
+from sora.captions.checks.flags import CaptionChecks as CaptionChecks
+from sora.captions.frames import FrameTaking as FrameTaking
+from sora.captions.parsing import caption_in as caption_in
+from sora.captions.prompts import CaptionPrompt as CaptionPrompt
+from sora.captions.recaptioning import Recaption as Recaption
+from sora.captions.recaptioning import RecaptionSettings as RecaptionSettings
+from sora.captions.taking import TakenFrames as TakenFrames

@@ -1,0 +1,1 @@
+"""Captioners: servers, templates, and a stub that stands in for a server."""

@@ -1,0 +1,1 @@
+"""Checks of captions, each of which gives flags and removes nothing."""

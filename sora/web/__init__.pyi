@@ -1,0 +1,12 @@
+from sora.web.answers import AskFailed as AskFailed
+from sora.web.answers import HttpAnswer as HttpAnswer
+from sora.web.client import CircuitOpen as CircuitOpen
+from sora.web.client import ServerAsk as ServerAsk
+from sora.web.client import ServerClient as ServerClient
+from sora.web.client import ServerOutcome as ServerOutcome
+from sora.web.endpoint import Endpoint as Endpoint
+from sora.web.limits import AnswerLimits as AnswerLimits
+from sora.web.limits import Retries as Retries
+from sora.web.pace import Pace as Pace
+from sora.web.stub import FAULTS as FAULTS
+from sora.web.stub import StubServer as StubServer
