@@ -2,9 +2,9 @@
 
 A sampler takes a function that returns velocities, the initial x and a tensor of levels, which is on the CPU, as are those that it gives
 the function: nothing waits for a device to read them. `levels` is (S + 1,) for S steps, or (S + 1, N) if each of the N rows of x has its
-own schedule. Rows whose level does not change, such as conditions at level 0, are not changed. All samplers have one signature: path is the one
-that the velocities are of, and noise(k) the k-th standard normal tensor like x, which those of this file do not need. None of them asks for
-a velocity at level 0, where that of some predictions is singular.
+own schedule. Rows whose level does not change, such as conditions at level 0, are not changed. All samplers have one signature: path is the
+one that the velocities are of, and noise(k) the k-th standard normal tensor like x, which those of this file do not need. None of them asks
+for a velocity at level 0, where that of some predictions is singular.
 """
 
 from __future__ import annotations
