@@ -11,7 +11,7 @@ from sora.captions.frames import FrameTaking
 from sora.captions.prompts import CaptionPrompt
 from sora.captions.recaptioning import Recaption, RecaptionSettings
 from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index
-from sora.system.guarded_pool import as_done
+from sora.system.guarded_pool import GuardedPool, Hold
 from sora.video.files import encode
 from sora.web.limits import AnswerLimits, Retries
 from sora.web.pace import Pace
@@ -20,7 +20,7 @@ TAKING = {"count": 4, "most": 8, "every_seconds": 4.0, "side": 32, "window_secon
 
 
 def serial(function, items):
-    return as_done(function, items, workers=0, seconds=1.0, memory_gb=1.0)
+    return GuardedPool(0, Hold(seconds=1.0, memory_gb=1.0)).as_done(function, items)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Where clips and work lie: behind a URL, in confined processes, in parts as jobs of an array; and what the page makes of it."""
 
+from contextlib import closing
+
 import pytest
 
 from sora.captions.checks.checking import check_captions
@@ -8,14 +10,15 @@ from sora.captions.taking import TakeFrames
 from sora.data.index.index import Index
 from sora.report.captions.page import write_page
 from sora.report.captions.view import cause, view_of
-from sora.system.guarded_pool import as_done
+from sora.system.guarded_pool import GuardedPool, Hold
 from tests.captions.material import TAKING, Teller, captions, dataset, job, quiet, serial
 from tests.captions.test_checks import checks
 from tests.data.shards.test_stores import Server, here
 
 
 def confined(function, items):
-    return as_done(function, items, workers=1, seconds=30.0, memory_gb=4.0)
+    with closing(GuardedPool(1, Hold(seconds=30.0, memory_gb=4.0))) as pool:
+        yield from pool.as_done(function, items)
 
 
 @pytest.mark.slow
