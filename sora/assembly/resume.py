@@ -57,7 +57,8 @@ FREE = (
 BOUNDS = {"workers": (0, 1024), "plan.budget": (1, 1 << 30), "level_bins": (1, 10_000)}
 DEPENDS = "depends."  # in resume_allow, the prefix of names that are no keys: the hashes of data, VAE and text encoder
 # Paths and sets are free, because hashes show whether the same clips with the same captions, and the same VAE, lie there.
-FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}
+FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation"), "captioner": (*FREE, "vae", "evaluation")}
+OF_LATENTS = ("diffusion", "captioner")  # kinds whose runs read captions, and have a VAE
 
 
 def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Path, Mapping[str, Any] | None]:
@@ -75,7 +76,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     refuse_sizes(config)
     if "kind" in said:
         raise ValueError(
-            f"kind={config.kind} is not chosen by itself, it follows from the task; leave it out and say task=diffusion or task=vae"
+            f"kind={config.kind} is not chosen by itself, it follows from the task; leave it out and say task=diffusion, vae or captioner"
         )
     output = Path(config.output or f"outputs/{config.kind}")
     refuse_read_only(config.resume, output)
@@ -208,10 +209,11 @@ def standing(asked: DictConfig, run: Run, said: Sequence[str] | None) -> DictCon
         for name, found in zip(folders, config.data.folders, strict=True):
             if name in lost and found not in (name, abspath(name)):
                 say(f"data.folders: {name} is read from {found}")
-    if config.kind == "diffusion" and OmegaConf.is_list(folders):
+    if config.kind in OF_LATENTS and OmegaConf.is_list(folders):
         typed, again = "data.sets" in (said or ()), f"{DEPENDS}data" in asked.resume_allow
         config.data.sets = pinned(run, asked.data.get("sets"), list(config.data.folders), typed=typed, again=again)
-    if config.kind == "diffusion" and not named_here("vae", config.vae) and (said is None or config.vae == stored.get("vae")):
+    has_vae = config.kind in OF_LATENTS and config.vae is not None
+    if has_vae and not named_here("vae", config.vae) and (said is None or config.vae == stored.get("vae")):
         config.vae = str(run.vae.absolute()) if (run.vae / CARD).is_file() else places.path_of(run, "vae", str(config.vae))
     if config.get("init") is not None and not named_here("init", config.init):
         config.init = places.path_of(run, "init", str(config.init))
@@ -324,7 +326,7 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
             info = {"kind": config.kind, "depends": dict(job.depends), **begun_at(folder, config.data.folders, job.usual)}
             info |= {"own": used} if (used := own.record()) else {}
             info |= {"sets": list(job.sets)} if job.sets else {}
-            return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae), None
+            return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae, files=job.files), None
         return wait_for(folder), None
     run = open_run(folder)
     refuse_exported(run)

@@ -1,4 +1,4 @@
-"""The two kinds of training: the network, data and plan of each, from a configuration."""
+"""The kinds of training: the network, data and plan of each, from a configuration."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora.assembly.captioning import captioner_job
 from sora.gate.sizes import bounded
 from sora.system.distributed import say
 from sora.system.started import started
@@ -29,6 +30,7 @@ class Job:
 
     scales: learning-rate scales of single parameters, by their names in the task (`sora.dit.mup`). usual: the usual size and length of the
     training clips, for sampling later (`sora.assembly.usual`). sets: for each dataset the sets of captions in force, with their hashes.
+    files: texts that the folder of a new run gets, by name.
     """
 
     task: Any
@@ -39,6 +41,7 @@ class Job:
     scales: Mapping[str, Any] = field(default_factory=dict)
     usual: Mapping[str, float] = field(default_factory=dict)
     sets: Sequence[Mapping[str, str]] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def vae_job(config: DictConfig, folder: Path) -> Job:
@@ -180,4 +183,4 @@ def traced_module(config: DictConfig, given: Mapping[str, int], text: Callable[[
     return training_module(config, task, scales=scales)
 
 
-JOBS = {"vae": vae_job, "diffusion": diffusion_job}
+JOBS = {"vae": vae_job, "diffusion": diffusion_job, "captioner": captioner_job}

@@ -1,0 +1,167 @@
+"""The captioning network: an encoder of clips with a vector for each attribute, heads for their values, a decoder, and a text tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sora.captioner.layers import MLP, PaddedAttention, PaddedBlock, PaddedClips, Waves, padded
+from sora.captioner.words import PADDING
+from sora.tokens import PackedTokens
+
+SHARPNESS = 12.0  # of the contrastive softmax, at the start of training
+
+
+@dataclass(frozen=True)
+class SeenClips:
+    """What the encoder makes of G clips.
+
+    answers: by attribute, the logits of its values, (G, V). memory: (G, M, D), what the decoder attends to. real: (G, M), which rows of it
+    are no padding. whole: (G, D), of unit length, for the comparison with captions.
+    """
+
+    answers: Mapping[str, Float[Tensor, "G _"]]
+    memory: Float[Tensor, "G M D"]
+    real: Bool[Tensor, "G M"]
+    whole: Float[Tensor, "G D"]
+
+    def rows(self, chosen: Int[Tensor, "R"]) -> tuple[Float[Tensor, "R M D"], Bool[Tensor, "R M"]]:
+        """The memory of some clips, in the order in which they are named."""
+        return self.memory[chosen], self.real[chosen]
+
+
+class CaptionNetwork(nn.Module):
+    """Says what a clip shows.
+
+    Tokens of a clip attend to one another; a learned query for each attribute, and one for the clip as a whole, then collect a vector each.
+    Linear heads answer from them. The decoder writes a caption word by word; it sees these vectors, the answers as mixtures of learned
+    vectors of the values, and, with `tokens_seen`, the tokens. The text tower reads a whole caption for the contrastive loss.
+
+    patch_channels: numbers of a patch. words: size of the vocabulary. attributes: number of values of each attribute; empty for none.
+    depth, decoder_depth, text_depth: blocks of each part. waves: keys `count`, `least`, `most` of `Waves`, for places of tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        patch_channels: int,
+        words: int,
+        attributes: Mapping[str, int],
+        width: int,
+        depth: int,
+        decoder_depth: int,
+        text_depth: int,
+        heads: int,
+        mlp_ratio: float,
+        tokens_seen: bool,
+        waves: Mapping[str, float],
+    ) -> None:
+        super().__init__()
+        if min(width, depth, decoder_depth, text_depth, heads) < 1:
+            raise ValueError("captioner_net: width, depth, decoder_depth, text_depth and heads must be at least 1")
+        self.tokens_seen = tokens_seen
+        self.embed = nn.Linear(patch_channels, width)
+        self.places = Waves(3, width, count=int(waves["count"]), least=waves["least"], most=waves["most"])
+        self.blocks = nn.ModuleList(PaddedBlock(width, heads, mlp_ratio, memory=False) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.queries = nn.Parameter(0.5 * torch.randn(len(attributes) + 1, width))
+        self.collect = nn.ModuleDict({"norm": nn.LayerNorm(width), "attention": PaddedAttention(width, heads)})
+        self.refine = nn.Sequential(nn.LayerNorm(width), MLP(width, 2.0))
+        self.heads = nn.ModuleDict({name: nn.Linear(width, count) for name, count in attributes.items()})
+        self.values = nn.ModuleDict({name: nn.Embedding(count, width) for name, count in attributes.items()})
+        self.norm_memory = nn.LayerNorm(width)
+        self.decoder = WordDecoder(words, width, heads, mlp_ratio, depth=decoder_depth)
+        self.text = TextTower(words, width, heads, mlp_ratio, depth=text_depth)
+        self.whole = nn.Linear(width, width)
+        self.log_sharpness = nn.Parameter(torch.tensor(log(SHARPNESS)))
+
+    def see(self, tokens: PackedTokens, *, kept: Bool[Tensor, "N"] | None = None) -> SeenClips:
+        """The encoder's view of each clip of a pack. kept: which tokens are shown (None: all); each clip must have at least one."""
+        clips = padded(tokens)
+        real = clips.real if kept is None else clips.real & padded(tokens.with_patches(kept[:, None].float())).patches[..., 0].bool()
+        return self._see(clips, real)
+
+    def _see(self, clips: PaddedClips, real: Bool[Tensor, "G L"]) -> SeenClips:
+        x = self.embed(clips.patches) + self.places(clips.places)
+        for block in self.blocks:
+            x = block(x, seen=real)
+        x = self.norm(x)
+        asked = self.queries.expand(len(x), -1, -1)
+        slots = asked + self.collect["attention"](self.collect["norm"](asked), x, seen=real)
+        slots = slots + self.refine(slots)
+        answers = {name: head(slots[:, number]) for number, (name, head) in enumerate(self.heads.items())}
+        told = [answers[name].softmax(-1) @ values.weight for name, values in self.values.items()]
+        memory = slots + F.pad(torch.stack(told, 1), (0, 0, 0, 1)) if told else slots
+        shown = torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device)
+        if self.tokens_seen:
+            memory, shown = torch.cat((memory, x), 1), torch.cat((shown, real), 1)
+        return SeenClips(answers, self.norm_memory(memory), shown, F.normalize(self.whole(slots[:, -1]), dim=-1))
+
+    def write(self, words: Int[Tensor, "R L"], seen: SeenClips, clips: Int[Tensor, "R"]) -> Float[Tensor, "R L W"]:
+        """Logits of the word after each of the given ones. clips: which clip each row is about."""
+        memory, real = seen.rows(clips)
+        return self.decoder(words, memory, real)
+
+    def read(self, words: Int[Tensor, "R L"]) -> Float[Tensor, "R D"]:
+        """Captions as vectors of unit length; words of id PADDING do not count."""
+        return self.text(words)
+
+    @property
+    def sharpness(self) -> Float[Tensor, ""]:
+        """The factor on cosines in the contrastive softmax, at most 100 as in CLIP (Radford et al. 2021)."""
+        return self.log_sharpness.clamp(max=log(100.0)).exp()
+
+
+class WordDecoder(nn.Module):
+    """A causal transformer over words that attends to the memory of its clip."""
+
+    def __init__(self, words: int, width: int, heads: int, ratio: float, *, depth: int) -> None:
+        super().__init__()
+        self.embed, self.places = word_embedding(words, width), word_places(width)
+        self.blocks = nn.ModuleList(PaddedBlock(width, heads, ratio, memory=True) for _ in range(depth))
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, words)
+
+    def forward(self, words: Int[Tensor, "R L"], memory: Float[Tensor, "R M D"], real: Bool[Tensor, "R M"]) -> Float[Tensor, "R L W"]:
+        x = self.embed(words) + self.places(numbered(words))
+        for block in self.blocks:
+            x = block(x, causal=True, memory=memory, memory_seen=real)
+        return self.out(self.norm(x))
+
+
+class TextTower(nn.Module):
+    """A transformer that reads a whole caption and returns one vector of unit length."""
+
+    def __init__(self, words: int, width: int, heads: int, ratio: float, *, depth: int) -> None:
+        super().__init__()
+        self.embed, self.places = word_embedding(words, width), word_places(width)
+        self.blocks = nn.ModuleList(PaddedBlock(width, heads, ratio, memory=False) for _ in range(depth))
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, width)
+
+    def forward(self, words: Int[Tensor, "R L"]) -> Float[Tensor, "R D"]:
+        real = words != PADDING
+        x = self.embed(words) + self.places(numbered(words))
+        for block in self.blocks:
+            x = block(x, seen=real)
+        mean = (self.norm(x) * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+        return F.normalize(self.out(mean), dim=-1)
+
+
+def word_embedding(words: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(words, width)
+    nn.init.normal_(table.weight, std=0.5)
+    return table
+
+
+def word_places(width: int) -> Waves:
+    """Places of words: whole numbers from 0, which are told apart up to some thousand."""
+    return Waves(1, width, count=16, least=1e-3, most=2.0)
+
+
+def numbered(words: Int[Tensor, "R L"]) -> Float[Tensor, "1 L 1"]:
+    return torch.arange(words.shape[1], device=words.device, dtype=torch.float32)[None, :, None]
