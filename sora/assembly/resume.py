@@ -130,10 +130,18 @@ def refuse_half_an_evaluation(config: DictConfig, run: Run) -> None:
     from sora.config.compose import compose
 
     evaluation: Any = config.get("evaluation")
+    option: Any
     if evaluation is None or ("every" in evaluation and evaluation.every is None):
         return
+    if config.kind == "captioner":
+        option = compose("train", ["task=captioner", "evaluation=captions"]).config.evaluation
+        if lacking := [f"evaluation.{key}" for key in option if key not in evaluation]:
+            raise ValueError(
+                f"{run.config_file} has no {', '.join(lacking)}; write it there, or choose evaluation=none or evaluation=captions"
+            )
+        return
     videos = evaluation.get("videos")
-    option: Any = compose("train", ["task=diffusion", f"evaluation={'loss' if videos is None else 'videos'}"]).config.evaluation
+    option = compose("train", ["task=diffusion", f"evaluation={'loss' if videos is None else 'videos'}"]).config.evaluation
     lacking = [key for key in option if key not in evaluation]
     if videos is not None:
         inner = videos if isinstance(videos, Mapping) else ()

@@ -41,3 +41,9 @@ class PixelBlocks(nn.Module):
         time, rows, columns = self.stride
         whole = torch.cat([frames[:, :1].expand(-1, time - 1, -1, -1, -1), frames], dim=1).float() / 127.5 - 1.0
         return rearrange(whole, "b (t u) (h v) (w x) c -> b (u v x c) t h w", u=time, v=rows, x=columns)
+
+    def decode(self, blocks: Float[Tensor, "B C t h w"]) -> UInt8[Tensor, "B T H W 3"]:
+        """The frames that `encode` was given."""
+        time, rows, columns = self.stride
+        whole = rearrange(blocks, "b (u v x c) t h w -> b (t u) (h v) (w x) c", u=time, v=rows, x=columns)
+        return ((whole[:, time - 1 :] + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -71,8 +71,3 @@ def _next(network: CaptionNetwork, words: Words, seen: SeenClips, flat: list[tup
 def _best(words: Words, ended: list[_Line], left: list[_Line]) -> Written:
     best = max(ended or left, key=lambda line: line.mean)
     return Written(words.decode(best.ids[1:]), best.mean, bool(ended))
-
-
-def answers_of(seen: SeenClips) -> dict[str, list[int]]:
-    """The most likely value of each attribute, by clip."""
-    return {name: logits.argmax(-1).tolist() for name, logits in seen.answers.items()}
