@@ -11,7 +11,7 @@ from sora.system.terminal import counted
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.assembly.training import Job
+    from sora.assembly.job import Job
     from sora.config.compose import Composed
     from sora.runs.checkpoint import TrainingState
     from sora.runs.run import Run
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sora train experiment=quickstart_vae data.folders=[data/world] output=outputs/vae",
     "sora train experiment=quickstart data.folders=[data/world] vae=outputs/vae output=outputs/dit",
-    "sora train experiment=captioner_quickstart data.folders=[data/world] vae=outputs/vae output=outputs/captioner",
     "sora train resume=outputs/dit",
 )
 

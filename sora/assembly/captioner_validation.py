@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
 
+    from sora.assembly.job import Job
     from sora.assembly.load_captioner import LoadedCaptioner
-    from sora.assembly.training import Job
     from sora.data.loading.held_out import HeldOutClips
     from sora.runs.run import Run
     from sora.tokens import Batch

@@ -15,7 +15,7 @@ from sora.system.terminal import counted
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.assembly.training import Job
+    from sora.assembly.job import Job
     from sora.captioner.attributes import Attributes
     from sora.captioner.words import Words
     from sora.data.index.index import Index
@@ -89,7 +89,7 @@ def online_encoder_of(clips: CaptionClips, plan: Any) -> Any:
 
 def captioner_job(config: DictConfig, folder: Path) -> Job:
     """The job of training a captioner on packs of clips with captions. The run keeps its vocabulary, and a copy of its VAE."""
-    from sora.assembly.training import Job
+    from sora.assembly.job import Job
     from sora.config.build import build
     from sora.data.loading.caption_checks import selections_told
     from sora.training.captioner_task import NumberedSteps

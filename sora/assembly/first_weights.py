@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor, nn
 
-    from sora.assembly.training import Job
+    from sora.assembly.job import Job
     from sora.dit.published.checkpoints import Taken
 
 # Keys that determine what weights mean, by kind of run; the hashes of the VAE and the text encoder do so too.

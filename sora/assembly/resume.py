@@ -14,7 +14,7 @@ from sora.gate.forms import Named, fitting, text
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.assembly.training import Job
+    from sora.assembly.job import Job
     from sora.runs.checkpoint import TrainingState
     from sora.runs.run import Run
 

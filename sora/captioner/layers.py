@@ -92,7 +92,7 @@ class PaddedBlock(nn.Module):
         return x + self.mlp(self.norm_mlp(x))
 
 
-class Waves(nn.Module):
+class PlaceWaves(nn.Module):
     """Sines and cosines of coordinates at `count` frequencies between `least` and `most` radians a unit, mapped to `width` channels."""
 
     frequencies: Float[Tensor, "F"]

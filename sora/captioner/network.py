@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.captioner.layers import MLP, PaddedAttention, PaddedBlock, PaddedClips, Waves, padded
-from sora.captioner.words import PADDING
+from sora.captioner.layers import MLP, PaddedAttention, PaddedBlock, PaddedClips, PlaceWaves, padded
+from sora.captioner.text_layers import TextTower, WordDecoder
 from sora.tokens import PackedTokens
 
 SHARPNESS = 12.0  # of the contrastive softmax, at the start of training
@@ -44,7 +44,7 @@ class CaptionNetwork(nn.Module):
     vectors of the values, and, with `tokens_seen`, the tokens. The text tower reads a whole caption for the contrastive loss.
 
     patch_channels: numbers of a patch. words: size of the vocabulary. attributes: number of values of each attribute; empty for none.
-    depth, decoder_depth, text_depth: blocks of each part. waves: keys `count`, `least`, `most` of `Waves`, for places of tokens.
+    depth, decoder_depth, text_depth: blocks of each part. waves: keys `count`, `least`, `most` of `PlaceWaves`, for places of tokens.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CaptionNetwork(nn.Module):
             raise ValueError("captioner_net: width, depth, decoder_depth, text_depth and heads must be at least 1")
         self.tokens_seen = tokens_seen
         self.embed = nn.Linear(patch_channels, width)
-        self.places = Waves(3, width, count=int(waves["count"]), least=waves["least"], most=waves["most"])
+        self.places = PlaceWaves(3, width, count=int(waves["count"]), least=waves["least"], most=waves["most"])
         self.blocks = nn.ModuleList(PaddedBlock(width, heads, mlp_ratio, memory=False) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.queries = nn.Parameter(0.5 * torch.randn(len(attributes) + 1, width))
@@ -116,52 +116,3 @@ class CaptionNetwork(nn.Module):
     def sharpness(self) -> Float[Tensor, ""]:
         """The factor on cosines in the contrastive softmax, at most 100 as in CLIP (Radford et al. 2021)."""
         return self.log_sharpness.clamp(max=log(100.0)).exp()
-
-
-class WordDecoder(nn.Module):
-    """A causal transformer over words that attends to the memory of its clip."""
-
-    def __init__(self, words: int, width: int, heads: int, ratio: float, *, depth: int) -> None:
-        super().__init__()
-        self.embed, self.places = word_embedding(words, width), word_places(width)
-        self.blocks = nn.ModuleList(PaddedBlock(width, heads, ratio, memory=True) for _ in range(depth))
-        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, words)
-
-    def forward(self, words: Int[Tensor, "R L"], memory: Float[Tensor, "R M D"], real: Bool[Tensor, "R M"]) -> Float[Tensor, "R L W"]:
-        x = self.embed(words) + self.places(numbered(words))
-        for block in self.blocks:
-            x = block(x, causal=True, memory=memory, memory_seen=real)
-        return self.out(self.norm(x))
-
-
-class TextTower(nn.Module):
-    """A transformer that reads a whole caption and returns one vector of unit length."""
-
-    def __init__(self, words: int, width: int, heads: int, ratio: float, *, depth: int) -> None:
-        super().__init__()
-        self.embed, self.places = word_embedding(words, width), word_places(width)
-        self.blocks = nn.ModuleList(PaddedBlock(width, heads, ratio, memory=False) for _ in range(depth))
-        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, width)
-
-    def forward(self, words: Int[Tensor, "R L"]) -> Float[Tensor, "R D"]:
-        real = words != PADDING
-        x = self.embed(words) + self.places(numbered(words))
-        for block in self.blocks:
-            x = block(x, seen=real)
-        mean = (self.norm(x) * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
-        return F.normalize(self.out(mean), dim=-1)
-
-
-def word_embedding(words: int, width: int) -> nn.Embedding:
-    table = nn.Embedding(words, width)
-    nn.init.normal_(table.weight, std=0.5)
-    return table
-
-
-def word_places(width: int) -> Waves:
-    """Places of words: whole numbers from 0, which are told apart up to some thousand."""
-    return Waves(1, width, count=16, least=1e-3, most=2.0)
-
-
-def numbered(words: Int[Tensor, "R L"]) -> Float[Tensor, "1 L 1"]:
-    return torch.arange(words.shape[1], device=words.device, dtype=torch.float32)[None, :, None]

@@ -3,77 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from sora.captioner.network import CaptionNetwork, SeenClips
+from sora.captioner.packs import CaptionedClips, CaptionLosses, Pairs, Sentences
 from sora.captioner.words import PADDING
-from sora.tokens import Movable, PackedTokens
 
 ATTRIBUTES, CONTRAST = "attributes", "contrast"
-
-
-@dataclass(frozen=True, eq=False)
-class Sentences(Movable):
-    """Captions of a pack's clips. words: (R, L), start and end included. shown: the same with hidden words. clips: (R,), of which clip."""
-
-    words: Int[Tensor, "R L"]
-    shown: Int[Tensor, "R L"]
-    clips: Int[Tensor, "R"]
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs(Movable):
-    """Captions for the contrastive loss: first one of each clip that has any, P of them, then wrong ones.
-
-    words: (R, L). clips: (P,), whose they are. same: (P, P), rows that sum to 1 over the captions with the same text.
-    """
-
-    words: Int[Tensor, "R L"]
-    clips: Int[Tensor, "P"]
-    same: Float[Tensor, "P P"]
-
-
-@dataclass(frozen=True, eq=False)
-class CaptionedClips:
-    """A pack of G clips with all that its loss needs.
-
-    kept: (N,), tokens that are shown (None: all). targets: by attribute, (G, V): rows that sum to 1 over the values that a clip shows, or
-    to 0 where nothing is known. sentences: by kind. pairs: None if no clip has a caption, or without a contrastive loss.
-    """
-
-    tokens: PackedTokens
-    kept: Bool[Tensor, "N"] | None
-    targets: Mapping[str, Float[Tensor, "G _"]]
-    sentences: Mapping[str, Sentences]
-    pairs: Pairs | None
-
-    def to(self, device: torch.device, *, non_blocking: bool) -> CaptionedClips:
-        def move(item: Tensor) -> Tensor:
-            return item.to(device, non_blocking=non_blocking)
-
-        return CaptionedClips(
-            self.tokens.to(device, non_blocking=non_blocking),
-            None if self.kept is None else move(self.kept),
-            {name: move(target) for name, target in self.targets.items()},
-            {kind: lines.to(device, non_blocking=non_blocking) for kind, lines in self.sentences.items()},
-            None if self.pairs is None else self.pairs.to(device, non_blocking=non_blocking),
-        )
-
-
-@dataclass(frozen=True)
-class CaptionLosses:
-    """Losses of a pack's clips. terms: by name, (G,), not yet weighed. alone: (G,), weighed and summed, of each clip without those of its
-    parts that depend on other clips. right: by attribute, the numbers of answers that are right, and of clips whose answer is known."""
-
-    terms: Mapping[str, Float[Tensor, "G"]]
-    alone: Float[Tensor, "G"]
-    right: Mapping[str, tuple[Tensor, Tensor]]
 
 
 class CaptionObjective:
@@ -115,31 +56,31 @@ class CaptionObjective:
         alone = torch.zeros(len(seen.memory), device=seen.memory.device)
         for name, weight in weights.items():
             if name == CONTRAST:
-                found = None if clips.pairs is None else contrast(network, seen, clips.pairs)
+                found = None if clips.pairs is None else _contrast(network, seen, clips.pairs)
                 one, other = (alone.new_zeros(alone.shape),) * 2 if found is None else found
                 terms[name], own = one + other, one
             elif name == ATTRIBUTES:
-                terms[name] = own = answering(seen, clips.targets)
+                terms[name] = own = _answering(seen, clips.targets)
             else:
-                terms[name] = own = writing(network, seen, clips.sentences[name])
+                terms[name] = own = _writing(network, seen, clips.sentences[name])
             alone = alone + weight * own
-        return CaptionLosses(terms, alone, {name: hits(seen.answers[name], target) for name, target in clips.targets.items()})
+        return CaptionLosses(terms, alone, {name: _hits(seen.answers[name], target) for name, target in clips.targets.items()})
 
 
-def answering(seen: SeenClips, targets: Mapping[str, Float[Tensor, "G _"]]) -> Float[Tensor, "G"]:
+def _answering(seen: SeenClips, targets: Mapping[str, Float[Tensor, "G _"]]) -> Float[Tensor, "G"]:
     """Cross-entropy of the answers to all attributes that are known of each clip, summed over attributes."""
     each = [-(target * seen.answers[name].float().log_softmax(-1)).sum(-1) for name, target in targets.items()]
     return torch.stack(each).sum(0) if each else seen.memory.new_zeros(len(seen.memory))
 
 
-def hits(logits: Float[Tensor, "G V"], target: Float[Tensor, "G V"]) -> tuple[Tensor, Tensor]:
+def _hits(logits: Float[Tensor, "G V"], target: Float[Tensor, "G V"]) -> tuple[Tensor, Tensor]:
     """How many likeliest values are among those that a clip shows, and of how many clips they are known."""
     known = target.sum(-1) > 0
     right = target.gather(-1, logits.argmax(-1, keepdim=True))[:, 0] > 0
     return right.sum().float(), known.sum().float()
 
 
-def writing(network: CaptionNetwork, seen: SeenClips, lines: Sentences) -> Float[Tensor, "G"]:
+def _writing(network: CaptionNetwork, seen: SeenClips, lines: Sentences) -> Float[Tensor, "G"]:
     """Cross-entropy of the next word, averaged over the words of each clip's caption; 0 for a clip without one of this kind."""
     found = seen.memory.new_zeros(len(seen.memory), dtype=torch.float32)
     if not len(lines.clips):
@@ -149,7 +90,7 @@ def writing(network: CaptionNetwork, seen: SeenClips, lines: Sentences) -> Float
     return found.index_add(0, lines.clips, each.sum(-1) / (wanted != PADDING).sum(-1))
 
 
-def contrast(network: CaptionNetwork, seen: SeenClips, pairs: Pairs) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
+def _contrast(network: CaptionNetwork, seen: SeenClips, pairs: Pairs) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
     """The symmetric cross-entropy of clips and captions (Radford et al. 2021): of finding a clip's caption among all captions and wrong
     ones, and of finding a caption's clip among the clips. Captions with the same text count alike."""
     cosines = seen.whole[pairs.clips] @ network.read(pairs.words).T

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from sora.captioner.attributes import Attributes
 from sora.captioner.layers import rows
 from sora.captioner.network import CaptionNetwork
-from sora.captioner.objective import ATTRIBUTES, CONTRAST, CaptionedClips, CaptionObjective, Pairs, Sentences
+from sora.captioner.objective import ATTRIBUTES, CONTRAST, CaptionObjective
+from sora.captioner.packs import CaptionedClips, Pairs, Sentences
 from sora.captioner.words import END, HIDDEN, PADDING, Words
 from sora.system.draws import generator
 from sora.text.all_captions import captions_in

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sora.captioner.attributes import swapped
+from sora.captioner.swapping import swapped
 from sora.world.judge.adherence import Facts
 from sora.world.language import DIRECTIONS, PALETTE, SHAPES, SIZES, SPEEDS, TURNS, parse
 from sora.world.render import BACKGROUNDS, SHADES
