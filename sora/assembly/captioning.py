@@ -76,6 +76,13 @@ def caption_clips(config: DictConfig, *, split: str | None = None) -> CaptionCli
     return CaptionClips(data, patchifier, artefact.load(source).eval(), source, identity, online)
 
 
+def caption_plan(config: DictConfig, clips: CaptionClips) -> Any:
+    """The plan of every step's packs."""
+    from sora.config.build import build
+
+    return build(config.plan, clips=clips.data.clips, weights=clips.data.weights, width=config.captioner_net.width, seed=config.seed)
+
+
 def online_encoder_of(clips: CaptionClips, plan: Any) -> Any:
     """What makes batches of frames; None where packs are loaded as batches."""
     from sora.assembly.data import Planned, online_encoder
@@ -90,12 +97,11 @@ def online_encoder_of(clips: CaptionClips, plan: Any) -> Any:
 def captioner_job(config: DictConfig, folder: Path) -> Job:
     """The job of training a captioner on packs of clips with captions. The run keeps its vocabulary, and a copy of its VAE."""
     from sora.assembly.job import Job
-    from sora.config.build import build
     from sora.data.loading.caption_checks import selections_told
     from sora.training.captioner_task import NumberedSteps
 
     clips = caption_clips(config)
-    plan = build(config.plan, clips=clips.data.clips, weights=clips.data.weights, width=config.captioner_net.width, seed=config.seed)
+    plan = caption_plan(config, clips)
     plan.remember(folder / "plan.cache")
     words = vocabulary(config, folder, clips.indexes)
     for line in selections_told(clips.indexes):
