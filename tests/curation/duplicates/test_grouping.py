@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sora.curation.duplicates.candidates import close_pairs
-from sora.curation.duplicates.comparing import aligned
+from sora.curation.duplicates.comparing import _detail, aligned
 from sora.curation.duplicates.grouping import ClipColumns, Duplicates, find_duplicates
 from sora.curation.duplicates.signature import MIRROR, Signature
 from sora.curation.scores.cheap import cheap_scores
@@ -125,6 +125,38 @@ def test_a_small_object_elsewhere_is_another_clip() -> None:
 
     assert found({"a": clip(80), "b": clip(130), "c": clip(80, (40, 220, 40))}).groups == []
     assert found({"a": clip(80), "b": clip(81)}).groups == [["a", "b"]]
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize(
+    "part", [np.s_[:-12, 20:], np.s_[12:, :-20], np.s_[6:-6, :-20], np.s_[:-12, 10:-10], np.s_[3:-9, 5:-15], np.s_[:, 8:-12]]
+)
+def test_a_part_is_found_wherever_it_lies(part: tuple[slice, slice], mirror: bool) -> None:
+    frames = np.stack([cv2.GaussianBlur(frame, (0, 0), 3) for frame in scene()])
+    cut = frames[:, *part]
+    copy = signature(np.ascontiguousarray(cut[:, :, ::-1] if mirror else cut))
+    assert found({"a": signature(frames), "b": copy, "c": signature(scene(1))}).groups == [["a", "b"]]
+
+
+@pytest.mark.parametrize(("seed", "one", "other"), [(1, 1529, 1603), (3, 1604, 1991), (7, 549, 1640), (8, 88, 1352), (9, 606, 1201)])
+def test_little_detail_is_little_evidence(seed: int, one: int, other: int) -> None:
+    # Pairs of clips of one thing on a plain ground that once merged: so small, it looks much like another thing, or like a part of it.
+    world = World(seed=seed)
+    one_clip, other_clip = world.clip(one), world.clip(other)
+    assert one_clip.facts != other_clip.facts
+    assert found({"a": signature(one_clip.frames, one_clip.fps), "b": signature(other_clip.frames, other_clip.fps)}).groups == []
+
+
+@pytest.mark.parametrize(("pictures", "detail"), [("bar", 1), ("noise", 8)])
+def test_detail_counts_what_pictures_are_made_of(pictures: str, detail: float) -> None:
+    luma = np.zeros((4, 16, 16), np.float32)
+    luma[:, 5] = 100
+    if pictures == "noise":
+        luma = np.random.default_rng(0).normal(size=luma.shape).astype(np.float32)
+    assert _detail(luma) == pytest.approx(detail, rel=0.1)
+    assert _detail(3 * luma + 20) == pytest.approx(_detail(luma), rel=1e-3)
+    assert _detail(luma.swapaxes(1, 2)) == pytest.approx(_detail(luma), rel=1e-3)
+    assert _detail(np.concatenate([luma, luma])) == pytest.approx(_detail(luma), rel=1e-3)
 
 
 @pytest.mark.slow

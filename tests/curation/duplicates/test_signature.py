@@ -33,7 +33,8 @@ def test_a_mirrored_clip_has_the_mirrored_signature() -> None:
     plain, turned = signature(frames), signature(frames[:, :, ::-1])
     assert np.abs(mirrored_pictures(plain.pictures).astype(int) - turned.pictures).max() <= 1
     assert (mirrored_pictures(mirrored_pictures(plain.pictures)) == plain.pictures).all()
-    assert np.bitwise_count(mirrored(plain.hashes) ^ turned.hashes).max() <= 2
+    corners = [0, 1, 3, 2, 5, 4]  # the left ones come to lie on the right
+    assert np.bitwise_count(mirrored(plain.hashes)[:, corners] ^ turned.hashes).max() <= 2
 
 
 @pytest.mark.parametrize(
