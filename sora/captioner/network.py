@@ -65,7 +65,7 @@ class CaptionNetwork(nn.Module):
         super().__init__()
         if min(width, depth, decoder_depth, text_depth, heads) < 1:
             raise ValueError("captioner_net: width, depth, decoder_depth, text_depth and heads must be at least 1")
-        self.tokens_seen = tokens_seen
+        self.tokens_seen, self.attributes = tokens_seen, tuple(attributes)
         self.embed = nn.Linear(patch_channels, width)
         self.places = PlaceWaves(3, width, count=int(waves["count"]), least=waves["least"], most=waves["most"])
         self.blocks = nn.ModuleList(PaddedBlock(width, heads, mlp_ratio, memory=False) for _ in range(depth))
@@ -73,13 +73,13 @@ class CaptionNetwork(nn.Module):
         self.queries = nn.Parameter(0.5 * torch.randn(len(attributes) + 1, width))
         self.collect = nn.ModuleDict({"norm": nn.LayerNorm(width), "attention": PaddedAttention(width, heads)})
         self.refine = nn.Sequential(nn.LayerNorm(width), MLP(width, 2.0))
-        self.heads = nn.ModuleDict({name: nn.Linear(width, count) for name, count in attributes.items()})
-        self.values = nn.ModuleDict({name: nn.Embedding(count, width) for name, count in attributes.items()})
+        self.heads = nn.ModuleDict({_of(name): nn.Linear(width, count) for name, count in attributes.items()})
+        self.values = nn.ModuleDict({_of(name): nn.Embedding(count, width) for name, count in attributes.items()})
         self.norm_memory = nn.LayerNorm(width)
         self.decoder = WordDecoder(words, width, heads, mlp_ratio, depth=decoder_depth)
         self.text = TextTower(words, width, heads, mlp_ratio, depth=text_depth)
         self.whole = nn.Linear(width, width)
-        self.log_sharpness = nn.Parameter(torch.tensor(log(SHARPNESS)))
+        self.log_sharpness = nn.Parameter(torch.tensor([log(SHARPNESS)]))  # FSDP cuts no scalar
 
     def see(self, tokens: PackedTokens, *, kept: Bool[Tensor, "N"] | None = None) -> SeenClips:
         """The encoder's view of each clip of a pack. kept: which tokens are shown (None: all); each clip must have at least one."""
@@ -95,8 +95,8 @@ class CaptionNetwork(nn.Module):
         asked = self.queries.expand(len(x), -1, -1)
         slots = asked + self.collect["attention"](self.collect["norm"](asked), x, seen=real)
         slots = slots + self.refine(slots)
-        answers = {name: head(slots[:, number]) for number, (name, head) in enumerate(self.heads.items())}
-        told = [answers[name].softmax(-1) @ values.weight for name, values in self.values.items()]
+        answers = {name: self.heads[_of(name)](slots[:, number]) for number, name in enumerate(self.attributes)}
+        told = [answers[name].softmax(-1) @ self.values[_of(name)].weight for name in self.attributes]
         memory = slots + F.pad(torch.stack(told, 1), (0, 0, 0, 1)) if told else slots
         shown = torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device)
         if self.tokens_seen:
@@ -113,6 +113,11 @@ class CaptionNetwork(nn.Module):
         return self.text(words)
 
     @property
-    def sharpness(self) -> Float[Tensor, ""]:
+    def sharpness(self) -> Float[Tensor, "1"]:
         """The factor on cosines in the contrastive softmax, at most 100 as in CLIP (Radford et al. 2021)."""
         return self.log_sharpness.clamp(max=log(100.0)).exp()
+
+
+def _of(attribute: str) -> str:
+    """The name of an attribute's part of a ModuleDict, which cannot have parts called as its own methods are, such as "type"."""
+    return f"of_{attribute}"

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from sora.captioner.network import CaptionNetwork, SeenClips
 from sora.captioner.packs import CaptionedClips, CaptionLosses, Pairs, Sentences
-from sora.captioner.words import PADDING
+from sora.captioner.words import END, PADDING
 
 ATTRIBUTES, CONTRAST = "attributes", "contrast"
 
@@ -56,15 +56,33 @@ class CaptionObjective:
         alone = torch.zeros(len(seen.memory), device=seen.memory.device)
         for name, weight in weights.items():
             if name == CONTRAST:
-                found = None if clips.pairs is None else _contrast(network, seen, clips.pairs)
-                one, other = (alone.new_zeros(alone.shape),) * 2 if found is None else found
-                terms[name], own = one + other, one
+                own, other = _contrast(network, seen, clips.pairs)
+                terms[name] = own + other
             elif name == ATTRIBUTES:
                 terms[name] = own = _answering(seen, clips.targets)
             else:
                 terms[name] = own = _writing(network, seen, clips.sentences[name])
             alone = alone + weight * own
-        return CaptionLosses(terms, alone, {name: _hits(seen.answers[name], target) for name, target in clips.targets.items()})
+        return CaptionLosses(
+            terms, _idle(network, seen), alone, {name: _hits(seen.answers[name], target) for name, target in clips.targets.items()}
+        )
+
+
+def _idle(network: CaptionNetwork, seen: SeenClips) -> Float[Tensor, "1"]:
+    """Zero, as a function of every parameter: also those that a stage does not train, or that a pack without captions does not reach, get a
+    gradient, so that ranks that exchange gradients or share weights do the same in every step."""
+    parts = [seen.whole.sum(), network.read(_end(seen.whole.device)).sum(), _unread(network, seen), network.sharpness.sum()]
+    return 0.0 * torch.stack([*parts, *(logits.sum() for logits in seen.answers.values())]).sum(0, keepdim=True)
+
+
+def _end(device: torch.device) -> Int[Tensor, "1 1"]:
+    return torch.full((1, 1), END, device=device)
+
+
+def _unread(network: CaptionNetwork, seen: SeenClips) -> Float[Tensor, ""]:
+    """Zero, as a function of the decoder."""
+    end = _end(seen.whole.device)
+    return 0.0 * network.write(end, seen, 0 * end[0]).sum()
 
 
 def _answering(seen: SeenClips, targets: Mapping[str, Float[Tensor, "G _"]]) -> Float[Tensor, "G"]:
@@ -83,19 +101,21 @@ def _hits(logits: Float[Tensor, "G V"], target: Float[Tensor, "G V"]) -> tuple[T
 def _writing(network: CaptionNetwork, seen: SeenClips, lines: Sentences) -> Float[Tensor, "G"]:
     """Cross-entropy of the next word, averaged over the words of each clip's caption; 0 for a clip without one of this kind."""
     found = seen.memory.new_zeros(len(seen.memory), dtype=torch.float32)
-    if not len(lines.clips):
-        return found
+    if not len(lines.clips):  # ranks that share weights call each part of the network equally often
+        return found + _unread(network, seen)
     logits, wanted = network.write(lines.shown[:, :-1], seen, lines.clips), lines.words[:, 1:]
     each = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=PADDING, reduction="none").view_as(wanted)
     return found.index_add(0, lines.clips, each.sum(-1) / (wanted != PADDING).sum(-1))
 
 
-def _contrast(network: CaptionNetwork, seen: SeenClips, pairs: Pairs) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
+def _contrast(network: CaptionNetwork, seen: SeenClips, pairs: Pairs | None) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
     """The symmetric cross-entropy of clips and captions (Radford et al. 2021): of finding a clip's caption among all captions and wrong
     ones, and of finding a caption's clip among the clips. Captions with the same text count alike."""
+    zeros = seen.whole.new_zeros(len(seen.whole), dtype=torch.float32)
+    if pairs is None:
+        return zeros, zeros + 0.0 * network.read(_end(zeros.device)).sum()
     cosines = seen.whole[pairs.clips] @ network.read(pairs.words).T
     scores, count = network.sharpness * cosines.float(), len(pairs.clips)
     caption = -(pairs.same * scores.log_softmax(1)[:, :count]).sum(1)
     clip = -(pairs.same * scores[:, :count].T.log_softmax(1)).sum(1)
-    zeros = seen.whole.new_zeros(len(seen.whole), dtype=torch.float32)
     return zeros.index_add(0, pairs.clips, caption), zeros.index_add(0, pairs.clips, clip)

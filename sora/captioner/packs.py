@@ -62,9 +62,11 @@ class CaptionedClips:
 
 @dataclass(frozen=True)
 class CaptionLosses:
-    """Losses of a pack's clips. terms: by name, (G,), not yet weighed. alone: (G,), weighed and summed, of each clip without those of its
-    parts that depend on other clips. right: by attribute, the numbers of answers that are right, and of clips whose answer is known."""
+    """Losses of a pack's clips. terms: by name, (G,), not yet weighed. idle: zero, as a function of every parameter. alone: (G,), weighed
+    and summed, of each clip without those of its parts that depend on other clips. right: by attribute, the numbers of answers that are
+    right, and of clips whose answer is known."""
 
     terms: Mapping[str, Float[Tensor, "G"]]
+    idle: Float[Tensor, "1"]
     alone: Float[Tensor, "G"]
     right: Mapping[str, tuple[Tensor, Tensor]]

@@ -113,11 +113,9 @@ class CaptionerTask(nn.Module):
         zeros = found.alone.new_zeros(found.alone.shape)
         total = sum((weight * found.terms[name] for name, weight in prepared.weights.items()), zeros).sum()
         values, count = found.alone.detach(), prepared.count
-        # parts of the network that a stage does not train get gradients of 0: ranks that exchange gradients wait for all of them
-        idle = torch.stack([0.0 * value.sum() for value in self.network.parameters()]).sum()
         parts = {name: (term.detach().sum(), count) for name, term in found.terms.items()}
         parts |= {f"{name}_right": pair for name, pair in found.right.items() if ATTRIBUTES in prepared.weights}
-        return Loss(total=total + idle, parts=parts, by_sample=lambda: values)
+        return Loss(total=total + found.idle.sum(), parts=parts, by_sample=lambda: values)
 
 
 def captioned(

@@ -48,18 +48,18 @@ class WorldAttributes:
         known = [Facts.from_json(stored)] if isinstance(stored, Mapping) else [parse(text) for _, text in captions]
         shown: dict[str, tuple[str, ...]] = {}
         for each in known:
-            shown |= shown_by(each)
+            shown |= _shown_by(each)
         return {name: tuple(dict.fromkeys(shown[name])) for name in self._values if name in shown}
 
     def told(self, caption: str) -> Mapping[str, Sequence[str]]:
-        shown = shown_by(parse(caption))
+        shown = _shown_by(parse(caption))
         return {name: shown[name] for name in self._values if name in shown}
 
     def changed(self, caption: str, draw: np.random.Generator) -> str | None:
         return swapped(caption, SWAPPED, draw)
 
 
-def shown_by(facts: Facts) -> dict[str, tuple[str, ...]]:
+def _shown_by(facts: Facts) -> dict[str, tuple[str, ...]]:
     """The values of each attribute that some facts tell, object by object; an attribute of which they say nothing is not there."""
     if facts.count is None:
         return {}

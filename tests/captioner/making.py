@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
@@ -80,6 +80,23 @@ def task(*, steps: int, stages=STAGES, hidden_tokens: float = 0.1, scrambled: bo
         steps=steps,
         encode=None,
     )
+
+
+class CaptionShares(torch.utils.data.Dataset):
+    """The packs of one of several readers, in turn; one pack has no captions."""
+
+    def __init__(self, readers: int, reader: int) -> None:
+        self.readers, self.reader = readers, reader
+
+    def __getitem__(self, step: int) -> list[StepPack]:
+        packs = [StepPack(batch(list(range(start, start + 2))), step) for start in (0, 5, 9)]
+        return [*packs, StepPack(bare(batch([20, 21, 22])), step)][self.reader :: self.readers]
+
+
+def bare(pack: Batch) -> Batch:
+    """The pack without captions and facts."""
+    nothing = [AllCaptions().states([], {})] * len(pack.sample_ids)
+    return replace(pack, text=pack_text(nothing, budget=None, max_clips=pack.text.segments.count - 1))
 
 
 class CaptionSteps(torch.utils.data.Dataset):

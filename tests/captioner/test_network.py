@@ -116,3 +116,10 @@ def test_weights_of_losses_are_a_function_of_the_step_alone():
 def test_stages_that_cannot_be_are_refused(stages, message):
     with pytest.raises(ValueError, match=message):
         task(steps=4, stages=stages)
+
+
+def test_an_attribute_may_be_called_as_a_method_is():
+    from sora.captioner import WordAttributes
+
+    kinds = WordAttributes(words={"type": ["indoors", "outdoors"], "keys": ["two", "three"]}, facts=False)
+    assert set(network(WORDS, attributes=kinds).see(batch([0]).tokens).answers) == {"type", "keys"}

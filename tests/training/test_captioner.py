@@ -17,10 +17,15 @@ from sora.training.guard import Guard
 from sora.training.module import TrainingModule
 from sora.training.optim import ema, schedules
 from sora.training.optim.ema import Average
-from tests.captioner.making import ATTRIBUTES, CaptionSteps, batch, task, words
+from tests.captioner.making import ATTRIBUTES, CaptionShares, CaptionSteps, bare, batch, task, words
+from tests.training.groups import in_ranks
 from tests.training.soak import Trained, ended, prepared, started, torture
 from tests.training.stand_ins import ADAMW, fit
+from tests.training.test_parity import launched
+from tests.training.test_parity_products import MESHES, SINGLE, STEADY, differing, mesh, trained
 from tests.training.test_resume import TOTAL, final, lines, resume
+
+STAGES_AT_ONCE = [{"until": 0.5, "contrast": 1.0, "attributes": 1.0}, {"until": 1.0, "contrast": 1.0, "short": 1.0, "dense": 1.0}]
 
 
 def captioner(*, steps: int, flag=lambda: False) -> TrainingModule:
@@ -62,6 +67,24 @@ def test_a_run_killed_five_times_on_one_two_and_four_ranks_ends_with_the_same_nu
     assert told.digest == digest(tmp_path / "whole", steps=steps)
 
 
+@pytest.mark.long
+@pytest.mark.slow
+def test_ranks_that_share_weights_train_as_one_process_does(tmp_path):
+    def made():
+        return task(steps=2, stages=STAGES_AT_ONCE, scrambled=True)
+
+    wanted = trained(SINGLE, STEADY, made=made, shares=CaptionShares)
+
+    def work(rank: int) -> None:
+        launched(rank, 2)
+        for name in ("ddp", "fsdp"):
+            assert not differing(trained(mesh(MESHES[2][name]), STEADY, made=made, shares=CaptionShares), wanted), name
+        with pytest.raises(ValueError, match="CaptionerTask trains on none; set trainer.context=1"):
+            trained(mesh(MESHES[2]["cp"]), STEADY, made=made, shares=CaptionShares)
+
+    in_ranks(2, tmp_path, work)
+
+
 def test_what_is_hidden_and_changed_of_a_clip_follows_from_seed_epoch_and_clip_alone():
     made, weights = task(steps=4), {"contrast": 1.0, "short": 1.0, "dense": 1.0}
     prepare = partial(captioned, words=made.words, attributes=ATTRIBUTES, objective=made.objective, weights=weights)
@@ -79,15 +102,8 @@ def test_what_is_hidden_and_changed_of_a_clip_follows_from_seed_epoch_and_clip_a
 
 def test_clips_without_captions_or_facts_cost_nothing_and_spoil_nothing():
     made = task(steps=4)
-    pack = batch([0, 1])
-    from dataclasses import replace
-
-    from sora.text.all_captions import AllCaptions
-    from sora.text.packing import pack_text
-
-    bare = replace(pack, text=pack_text([AllCaptions().states([], {})] * 2, budget=None, max_clips=5))
     weights = {"attributes": 1.0, "contrast": 1.0, "short": 1.0, "dense": 1.0}
-    clips = captioned(bare, made.words, ATTRIBUTES, made.objective, weights=weights, seed=3)
+    clips = captioned(bare(batch([0, 1])), made.words, ATTRIBUTES, made.objective, weights=weights, seed=3)
     found = made.objective.losses(made.network, clips, weights)
     assert clips.pairs is None and not any(term.any() for term in found.terms.values())
     assert all(asked == 0 for _, asked in found.right.values())

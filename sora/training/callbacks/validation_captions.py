@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from sora.captioner.attributes import Attributes
 from sora.captioner.network import CaptionNetwork
@@ -86,6 +87,11 @@ class HeldOutCaptions:
 
     def begin(self, module: TrainingModule, earlier: Sequence[Mapping[str, Any]]) -> None:
         task = _task(module)
+        if isinstance(task, FSDPModule):
+            raise ValueError(
+                "evaluation=captions writes captions of different lengths on each rank, for which every rank needs all weights; choose "
+                "trainer=ddp, or evaluation=none and sora evaluate afterwards"
+            )
         rank, count, _ = places(module)
         for step in range(rank, len(self._listing), count):
             self._batches += [pack if task.encode is None else task.encode(pack, module.device).to("cpu") for pack in self._read(step)]
