@@ -84,15 +84,22 @@ def held_out_of_captioner(
 
 
 def shown(clips: CaptionClips, batch: Batch, place: int) -> tuple[Tensor, float]:
-    """The frames (T, H, W, 3) of a clip of a pack, as its latents decode, and their rate; 8 frames a second for an image."""
+    """The frames (T, H, W, 3) of a clip of a pack, as its latents decode, and their rate."""
+    from sora.patches.packing import unpack
+
+    patches = unpack(batch.tokens.patches, batch.tokens.grids)[place]
+    latents = clips.patchifier.unpatchify(patches.cpu(), batch.tokens.grids[place], clips.eyes.latent_channels)
+    return clips.eyes.decode(latents[None])[0], rate_of(clips, batch, place)
+
+
+def rate_of(clips: CaptionClips, batch: Batch, place: int) -> float:
+    """The frames a second of a clip of a pack, from the time of its last patch; 8 for an image."""
     from sora.patches.packing import frame_times, patch_times, unpack
 
-    grid, patchifier = batch.tokens.grids[place], clips.patchifier
-    patches = unpack(batch.tokens.patches, batch.tokens.grids)[place]
-    latents = patchifier.unpatchify(patches.cpu(), grid, clips.eyes.latent_channels)
-    last = float(unpack(batch.tokens.positions, batch.tokens.grids)[place][-1, 0])
-    of_one = float(patch_times(frame_times(grid.t * patchifier.size.t, 1.0, clips.eyes.stride[0]), patchifier.size.t)[-1])
-    return clips.eyes.decode(latents[None])[0], of_one / last if last > 0 else 8.0
+    patch, grids = clips.patchifier.size.t, batch.tokens.grids
+    last = float(unpack(batch.tokens.positions, grids)[place][-1, 0])
+    at_one = float(patch_times(frame_times(grids[place].t * patch, 1.0, clips.eyes.stride[0]), patch)[-1])
+    return at_one / last if last > 0 else 8.0
 
 
 def evaluations_of(kind: str) -> Callable[..., list[Evaluations]]:

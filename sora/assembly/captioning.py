@@ -146,14 +146,15 @@ def captioner_task(config: DictConfig, words: Words, *, patch_channels: int, enc
 
 
 def vocabulary(config: DictConfig, folder: Path, indexes: Sequence[Index]) -> Words:
-    """The vocabulary of a run that is there, or of the one that `init` names, or that of the training captions."""
+    """The vocabulary of a run that is there, or of the run that `init` names if it writes the same kinds, or that of the captions."""
     from sora.captioner.words import words_of
     from sora.runs.run import run_of
 
     if (folder / WORDS).is_file():
         return read_words(folder)
-    if config.get("init") is not None and (run_of(Path(config.init))[0] / WORDS).is_file():
-        return read_words(run_of(Path(config.init))[0])
+    source = None if config.get("init") is None else run_of(Path(config.init))[0]
+    if source is not None and (source / WORDS).is_file() and (words := read_words(source)).kinds == tuple(config.kinds):
+        return words
     return words_of(_captions(indexes), kinds=list(config.kinds), most=config.vocabulary.most, least=config.vocabulary.least)
 
 

@@ -72,7 +72,7 @@ def said_of(
     """A row for each clip (see `said_rows`) with its key and shape, and the stored clips, of the first rows. Processes share the packs."""
     import torch
 
-    from sora.assembly.captioner_validation import shown
+    from sora.assembly.captioner_validation import rate_of, shown
     from sora.system.devices import choose_device
     from sora.training.callbacks.validation_captions import said_rows
     from sora.video.files import write
@@ -87,10 +87,10 @@ def said_of(
         (batch,) = held.batches(step, device)
         rows = said_rows(network, loaded.words, loaded.attributes, batch, beam=1, most=MOST_WORDS)
         for place, row in enumerate(rows):
-            frames, fps = shown(clips, batch.to("cpu"), place)
-            size = dict(zip(("frames", "height", "width"), frames.shape[:3], strict=True))
-            row |= {"key": names[row["sample"]], "shape": {**size, "fps": round(fps, 3)}}
+            fps = rate_of(clips, batch, place)
+            row |= {"key": names[row["sample"]], "shape": {**held.shape(batch.tokens.grids[place]), "fps": round(fps, 3)}}
             if number[row["sample"]] < keep:
+                frames, _ = shown(clips, batch.to("cpu"), place)
                 write(output / file_of(number[row["sample"]]), frames.numpy(), fps, lossless=False)
         return {"rows": rows}
 
