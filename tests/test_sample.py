@@ -57,7 +57,7 @@ def test_samples_come_with_their_size_frames_and_story(trained, tmp_path):
     assert story["enlarged"] == 128 // story["width"]  # small clips are shown larger, and their story says by how much
     assert clip.frames.shape == (17, story["height"] * story["enlarged"], story["width"] * story["enlarged"], 3)
     assert story["checkpoint"]["step"] == 10 and set(story["checkpoint"]["hashes"]) == {"checkpoint", "vae", "text", "config"}
-    assert story["sampler"]["_target_"].endswith("euler") and story["guidance"]["scale"] == 4.0 and story["code"]["sora"]
+    assert story["sampler"]["_target_"].endswith("adams_bashforth") and story["guidance"]["scale"] == 4.0 and story["code"]["sora"]
     assert path.with_suffix(".png").is_file() and (tmp_path / "out" / "sheet.png").is_file() and second.name == "0001-blue.mp4"
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sora.assembly.load import LoadedDiffusion
+    from sora.diffusion.levels import Schedule
     from sora.diffusion.objective import Network, Objective
     from sora.diffusion.samplers import Predict, Sampler
     from sora.generation.generator import Generator, Recipe
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How videos are made, for any network. shift: of the noise levels; None for the objective's own. nodes: the sampler, guidance and
-    stretch as nodes of the configuration, for the record of how a video was made."""
+    """How videos are made, for any network. shift: of the noise levels; None for the objective's own. nodes: the sampler, its levels,
+    guidance and stretch as nodes of the configuration, for the record of how a video was made."""
 
     sampler: Sampler
+    schedule: Schedule
     guidance: Callable[..., Predict]
     steps: int
     shift: float | None
@@ -41,18 +43,21 @@ class Sampling:
 
     def recipe(self, objective: Objective) -> Recipe:
         """The recipe for a network that was trained with this objective."""
-        from sora.diffusion.shift import constant_shift
+        from sora.diffusion.levels import constant_shift
         from sora.generation.generator import Recipe
 
         shift = objective.shift if self.shift is None else functools.partial(constant_shift, value=float(self.shift))
-        return Recipe(sampler=self.sampler, guidance=self.guidance, steps=self.steps, shift=shift, first=self.first)
+        return Recipe(sampler=self.sampler, guidance=self.guidance, steps=self.steps, shift=shift, first=self.first, schedule=self.schedule)
 
 
 def sampling(said: DictConfig) -> Sampling:
     """The sampling settings of a configuration that has these keys."""
-    nodes = {key: plain(said[key]) if said.get(key) else None for key in ("sampler", "guidance", "stretch")}  # evaluations have no stretch
+    # Evaluations have no stretch, and those of older runs say no levels: theirs are uniform.
+    nodes: dict[str, Any] = {key: plain(said[key]) if said.get(key) else None for key in ("sampler", "levels", "guidance", "stretch")}
+    nodes["levels"] = nodes["levels"] or {"_target_": "sora.diffusion.uniform_levels"}
     values = {key: said[key] for key in ("steps", "shift", "first", "budget")}
-    return Sampling(sampler=build(said.sampler), guidance=build(said.guidance), **values, nodes=nodes)
+    parts = {"sampler": build(nodes["sampler"]), "schedule": build(nodes["levels"]), "guidance": build(said.guidance)}
+    return Sampling(**parts, **values, nodes=nodes)
 
 
 def generator(

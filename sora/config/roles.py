@@ -60,7 +60,8 @@ def _called_with(annotation: str, wanted: Any) -> list[str] | None:
         return match["takes"].split(", ")
     if inspect.isclass(wanted):
         call = vars(wanted).get("__call__")
-        return None if call is None else [written(item.annotation) for item in list(inspect.signature(call).parameters.values())[1:]]
+        parameters = [] if call is None else list(inspect.signature(call).parameters.values())[1:]
+        return None if call is None else [written(item.annotation) for item in parameters if item.kind in BY_PLACE]
     takes = next(iter(get_args(wanted)), None)
     return [written(item) for item in takes] if isinstance(takes, list) else None
 

@@ -4,8 +4,20 @@ from sora.diffusion.density import LogNormal as LogNormal
 from sora.diffusion.density import Mode as Mode
 from sora.diffusion.density import Uniform as Uniform
 from sora.diffusion.discrete import Discrete as Discrete
+from sora.diffusion.exponential import ddim as ddim
+from sora.diffusion.exponential import dpm_solver as dpm_solver
+from sora.diffusion.exponential import unipc as unipc
 from sora.diffusion.guidance import guide as guide
 from sora.diffusion.guidance import spread as spread
+from sora.diffusion.levels import Schedule as Schedule
+from sora.diffusion.levels import beta_levels as beta_levels
+from sora.diffusion.levels import constant_shift as constant_shift
+from sora.diffusion.levels import karras_levels as karras_levels
+from sora.diffusion.levels import linear_quadratic_levels as linear_quadratic_levels
+from sora.diffusion.levels import listed_levels as listed_levels
+from sora.diffusion.levels import shift_by_tokens as shift_by_tokens
+from sora.diffusion.levels import shifted as shifted
+from sora.diffusion.levels import uniform_levels as uniform_levels
 from sora.diffusion.objective import Noised as Noised
 from sora.diffusion.objective import Objective as Objective
 from sora.diffusion.objective import by_level as by_level
@@ -55,24 +67,16 @@ from sora.diffusion.prediction import (
 from sora.diffusion.prediction import (
     velocity_prediction as velocity_prediction,
 )
-from sora.diffusion.samplers import (
-    adams_bashforth as adams_bashforth,
-)
-from sora.diffusion.samplers import (
-    euler as euler,
-)
-from sora.diffusion.samplers import (
-    heun as heun,
-)
-from sora.diffusion.samplers import (
-    midpoint as midpoint,
-)
-from sora.diffusion.samplers import (
-    uniform_levels as uniform_levels,
-)
-from sora.diffusion.shift import constant_shift as constant_shift
-from sora.diffusion.shift import shift_by_tokens as shift_by_tokens
-from sora.diffusion.shift import shifted as shifted
+from sora.diffusion.samplers import Draw as Draw
+from sora.diffusion.samplers import Predict as Predict
+from sora.diffusion.samplers import Sampler as Sampler
+from sora.diffusion.samplers import adams_bashforth as adams_bashforth
+from sora.diffusion.samplers import euler as euler
+from sora.diffusion.samplers import heun as heun
+from sora.diffusion.samplers import midpoint as midpoint
+from sora.diffusion.samplers import runge_kutta as runge_kutta
+from sora.diffusion.stochastic import churn as churn
+from sora.diffusion.stochastic import restart as restart
 from sora.diffusion.weighting import (
     constant_weight as constant_weight,
 )

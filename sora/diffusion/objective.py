@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sora.diffusion.density import Density
+from sora.diffusion.levels import Shift, shifted
 from sora.diffusion.path import Path, like, mix
 from sora.diffusion.prediction import Prediction
-from sora.diffusion.shift import Shift, shifted
 from sora.diffusion.weighting import Weighting
 from sora.system.draws import generator, normal
 from sora.tokens import Batch, Grid, Movable, NoiseLevels, PackedTokens, TextTokens

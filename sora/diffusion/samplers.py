@@ -1,35 +1,36 @@
-"""Solvers of the probability-flow equation dx/dt = v(x, t), from noise (t = 1) down to data (t = 0).
+"""Solvers of the probability-flow equation dx/dt = v(x, t), from noise (t = 1) down to data (t = 0): Runge-Kutta and Adams methods.
 
 A sampler takes a function that returns velocities, the initial x and a tensor of levels. `levels` is (S + 1,) for S steps, or (S + 1, N)
-if each of the N rows of x has its own schedule. Rows whose level does not change, such as conditions at level 0, are not changed.
+if each of the N rows of x has its own schedule. Rows whose level does not change, such as conditions at level 0, are not changed. All
+samplers have one signature: path is the one that the velocities are of, and noise(k) the k-th standard normal tensor like x, which those of
+this file do not need. None of them asks for a velocity at level 0, where that of some predictions is singular.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sora.diffusion.path import like
-from sora.diffusion.shift import shifted
+from sora.diffusion.path import Path, like
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-Sampler = Callable[[Predict, Tensor, Tensor], Tensor]
+Draw = Callable[[int], Tensor]
 
 
-def uniform_levels(steps: int, *, shift: float = 1.0, first: float = 1.0) -> Float[Tensor, "S1"]:
-    """`steps` + 1 equally spaced levels from `first` to 0, then shifted. For 3 steps and shift 1 they are 1, 2/3, 1/3, 0."""
-    if steps < 1:
-        raise ValueError(f"steps={steps}: a sampler needs at least 1")
-    if not 0 < first <= 1:
-        raise ValueError(f"the first noise level is {first}; it must lie in (0, 1]")
-    return shifted(torch.linspace(first, 0, steps + 1, dtype=torch.float64), shift).to(torch.float32)
+class Sampler(Protocol):
+    """The interface of a sampler."""
+
+    def __call__(
+        self, predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, path: Path, noise: Draw
+    ) -> Float[Tensor, "..."]: ...
 
 
-def _steps(x: Tensor, levels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def stages(x: Tensor, levels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (level, next level, their difference, broadcastable to x) for every step."""
     if levels.ndim not in (1, 2) or len(levels) < 2:
         raise ValueError(f"levels of shape {tuple(levels.shape)}; give (steps + 1,) or (steps + 1, {len(x)})")
@@ -37,17 +38,17 @@ def _steps(x: Tensor, levels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]
         yield now, after, like(after - now, x)
 
 
-def euler(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def euler(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, path: Path, noise: Draw) -> Float[Tensor, "..."]:
     """Euler's method: first order, one prediction per step."""
-    for t, _, dt in _steps(x, levels):
+    for t, _, dt in stages(x, levels):
         x = x + dt * predict(x, t)
     return x
 
 
-def heun(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def heun(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, path: Path, noise: Draw) -> Float[Tensor, "..."]:
     """Heun's method (Karras et al. 2022, algorithm 1): second order, two predictions per step but one in the last, an Euler step."""
     last = len(levels) - 2
-    for step, (t, after, dt) in enumerate(_steps(x, levels)):
+    for step, (t, after, dt) in enumerate(stages(x, levels)):
         slope = predict(x, t)
         if step < last:
             slope = (slope + predict(x + dt * slope, after)) / 2
@@ -55,25 +56,65 @@ def heun(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]
     return x
 
 
-def midpoint(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Midpoint method: second order, two predictions per step, none at level 0."""
-    for t, after, dt in _steps(x, levels):
+def midpoint(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, path: Path, noise: Draw) -> Float[Tensor, "..."]:
+    """Midpoint method: second order, two predictions per step."""
+    for t, after, dt in stages(x, levels):
         half = x + dt / 2 * predict(x, t)
         x = x + dt * predict(half, (t + after) / 2)
     return x
 
 
-def adams_bashforth(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Two-step Adams-Bashforth method for unequal steps: second order with one prediction per step, reusing the previous one."""
-    before: tuple[Tensor, Tensor] | None = None
-    for t, _, dt in _steps(x, levels):
-        slope = predict(x, t)
-        step = dt * slope
-        if before is not None:
-            last_slope, last_dt = before
-            moving = last_dt != 0
-            ratio = torch.where(moving, dt / torch.where(moving, last_dt, torch.ones_like(last_dt)), torch.zeros_like(dt))
-            step = step + dt * ratio / 2 * (slope - last_slope)
-        before = slope, dt
-        x = x + step
+def runge_kutta(
+    predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, path: Path, noise: Draw
+) -> Float[Tensor, "..."]:
+    """The classical Runge-Kutta method: fourth order, four predictions per step. The last step is Heun's third-order one, which asks three
+    times and not at its end; a single such step leaves the order as it is."""
+    last = len(levels) - 2
+    for step, (t, after, dt) in enumerate(stages(x, levels)):
+        one = predict(x, t)
+        if step == last:
+            two = predict(x + dt / 3 * one, (2 * t + after) / 3)
+            x = x + dt / 4 * (one + 3 * predict(x + 2 * dt / 3 * two, (t + 2 * after) / 3))
+            continue
+        two = predict(x + dt / 2 * one, (t + after) / 2)
+        three = predict(x + dt / 2 * two, (t + after) / 2)
+        x = x + dt / 6 * (one + 2 * two + 2 * three + predict(x + dt * three, after))
     return x
+
+
+def adams_bashforth(
+    predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, path: Path, noise: Draw, order: int = 2
+) -> Float[Tensor, "..."]:
+    """Adams-Bashforth method for unequal steps, which reuses the velocities of the steps before: order 2 or 3, one prediction per step.
+
+    The first step of order 2 is Euler's. The first two of order 3 are Heun's, which ask twice.
+    """
+    if order not in (2, 3):
+        raise ValueError(f"sampler.order={order} of adams_bashforth must be 2 or 3")
+    before: list[tuple[Tensor, Tensor]] = []  # velocities and lengths of the steps before, the latest first
+    for step, (t, after, dt) in enumerate(stages(x, levels)):
+        slope = predict(x, t)
+        mean = slope
+        if len(before) == order - 1:
+            mean = _extrapolated(slope, dt, before)
+        elif order == 3 and step < len(levels) - 2:
+            mean = (slope + predict(x + dt * slope, after)) / 2
+        before = [(slope, dt), *before][: order - 1]
+        x = x + dt * mean
+    return x
+
+
+def _extrapolated(slope: Tensor, dt: Tensor, before: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The mean over the step of the polynomial through its first velocity and those before."""
+    (last, length), *older = before
+    moving = length != 0
+    length = torch.where(moving, length, torch.ones_like(length))
+    ratio = torch.where(moving, dt / length, torch.zeros_like(dt))
+    difference = slope - last  # divided by the length of its step, the first divided difference
+    mean = slope + ratio / 2 * difference
+    for other, longer in older:
+        safe = torch.where(moving, longer, torch.ones_like(longer))
+        # The integral over the step of (t - t0)(t - t1) is dt³ / 3 + dt² length / 2; the second divided difference is over both steps.
+        second = (difference / length - (last - other) / safe) / (length + safe)
+        mean = mean + torch.where(moving, dt * (dt / 3 + length / 2), torch.zeros_like(dt)) * second
+    return mean

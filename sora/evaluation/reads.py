@@ -25,7 +25,7 @@ OF_KIND = {
     "captioner": ("data", "step", "ema", "n", "budget", "keep", "split", "selection", "sets"),
 }
 # Keys that any word but loss reads of a diffusion run.
-MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "negative", "uncaptioned", "generated", "vbench", "keep")
+MAKING = ("n", "steps", "shift", "first", "sampler", "levels", "guidance", "negative", "uncaptioned", "generated", "vbench", "keep")
 COMPARING = ("data", "real", "extractor", "size", *SIZED, "trajectories", "rates", "statistics", "cache")
 FRECHET = ("ddof", "bootstrap", "permutations")
 PICTURES = ("size", "kernel", "crop")  # for words that measure single clips, whose values are always rounded

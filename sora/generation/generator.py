@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from sora.diffusion.levels import Schedule, Shift, uniform_levels
 from sora.diffusion.objective import Network, pack_levels
 from sora.diffusion.path import Path, like
 from sora.diffusion.prediction import Prediction, check_levels, convert
 from sora.diffusion.prediction import velocity_prediction as velocity_prediction
-from sora.diffusion.samplers import Predict, Sampler, uniform_levels
-from sora.diffusion.shift import Shift
+from sora.diffusion.samplers import Draw, Predict, Sampler
 from sora.patches.packing import frame_times, pack, patch_times, unpack
 from sora.patches.patchifier import Patchifier
 from sora.system.draws import normal
@@ -67,13 +67,15 @@ class PatchedRequest:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of sampling. guidance: (conditional, unconditional, clips=...) -> prediction. shift: of the levels, by a clip's tokens."""
+    """Settings of sampling. guidance: (conditional, unconditional, clips=...) -> prediction. shift: of the levels, by a clip's tokens.
+    schedule: of the levels."""
 
     sampler: Sampler
     guidance: Callable[..., Predict]
     steps: int
     shift: Shift
     first: float = 1.0
+    schedule: Schedule = uniform_levels
 
 
 class Generator:
@@ -133,7 +135,8 @@ class Generator:
             report = partial(_report, progress, before=number * self.recipe.steps, total=total)
             captions = self._packed([states[member] for member in members])
             negatives = self._packed([away[requests[member].negative] for member in members])
-            clips = self._denoise([planned[member] for member in members], captions, negatives, report, stop)
+            noise = partial(self._noise, [requests[member] for member in members], [planned[member].grid for member in members])
+            clips = self._denoise([planned[member] for member in members], captions, negatives, noise, report, stop)
             for member, tokens in zip(members, clips, strict=True):
                 found[member] = self.patchifier.unpatchify(tokens, planned[member].grid, self.vae.latent_channels)
         return [found[number] for number in range(len(requests))]
@@ -191,6 +194,7 @@ class Generator:
         clips: Sequence[PatchedRequest],
         captions: TextTokens,
         negatives: TextTokens,
+        noise: Draw,
         report: Callable[[int], None],
         stop: Stop | None,
     ) -> list[Tensor]:
@@ -215,13 +219,22 @@ class Generator:
             report(min(1 + sum(top > now for top in tops), self.recipe.steps))
             return result
 
-        return [clip.cpu() for clip in unpack(self.recipe.sampler(predict, first, levels), grids)]
+        return [clip.cpu() for clip in unpack(self.recipe.sampler(predict, first, levels, path=self.path, noise=noise), grids)]
+
+    def _noise(self, requests: Sequence[Request], grids: Sequence[Grid], number: int) -> Float[Tensor, "N P"]:
+        """The noise that a sampler adds on the way, for the `number`-th time, for the tokens of some clips."""
+        channels = self.patchifier.channels(self.vae.latent_channels)
+        draws = [
+            normal("sampler", (grid.tokens, channels), seed=request.seed, epoch=number, sample=request.sample)
+            for request, grid in zip(requests, grids, strict=True)
+        ]
+        return torch.cat(draws).to(self.device)
 
     def _schedule(self, clips: Sequence[PatchedRequest], conditions: Tensor) -> tuple[NoiseLevels, Float[Tensor, "S1 U"]]:
         """The pack's noise levels (only their index and owners are used), and their values at every step."""
         columns = []
         for clip in clips:
-            levels = uniform_levels(self.recipe.steps, shift=self.recipe.shift(clip.grid.tokens), first=self.recipe.first)
+            levels = self.recipe.schedule(self.recipe.steps, shift=self.recipe.shift(clip.grid.tokens), first=self.recipe.first)
             check_levels(levels[:-1], self.prediction, path=self.path)
             columns.append(levels[:, None].expand(-1, clip.grid.t))
         rows = torch.cat(columns, dim=1)

@@ -116,7 +116,7 @@ class Bytes(ByteEncoder):
     """Bytes by another name."""
 
 
-def in_one_step(predict, x, levels):
+def in_one_step(predict, x, levels, *, path, noise):
     return x + like(levels[-1] - levels[0], x) * predict(x, levels[0])
 
 

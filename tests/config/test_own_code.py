@@ -208,10 +208,10 @@ def test_a_part_inside_another_is_told_what_it_lacks(tmp_path, text):
 
 
 def test_settings_that_the_configuration_says_need_no_default(tmp_path):
-    (tmp_path / "mine.py").write_text("def part(predict, x, levels, eta): return eta\n")
+    (tmp_path / "mine.py").write_text("def part(predict, x, levels, eta, *, path, noise): return eta\n")
     with own.naming([str(tmp_path / "mine.py")]):
         config = compose("sample", ["checkpoint=x", "sampler._target_=mine.part", "sampler.eta=0.5"]).config
-        assert build(config.sampler)(1, 2, 3) == 0.5
+        assert build(config.sampler)(1, 2, 3, path=4, noise=5) == 0.5
         with pytest.raises(ValueError, match=r"mine\.part has no key 'etta' \(did you mean 'eta'\?\)"):
             compose("sample", ["checkpoint=x", "sampler._target_=mine.part", "sampler.etta=0.5"])
 

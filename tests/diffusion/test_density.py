@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sora.diffusion.density import LogitNormal, LogNormal, Mode, Uniform
+from sora.diffusion.levels import constant_shift, shift_by_tokens, shifted
 from sora.diffusion.path import EDM
-from sora.diffusion.shift import constant_shift, shift_by_tokens, shifted
 
 # Midpoints of a fine grid: integrals of the quantile function are the moments.
 U = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000

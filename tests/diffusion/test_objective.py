@@ -9,9 +9,9 @@ import torch
 from sora.diffusion import prediction as kinds
 from sora.diffusion import weighting as weights
 from sora.diffusion.density import LogitNormal, Uniform
+from sora.diffusion.levels import constant_shift, shift_by_tokens
 from sora.diffusion.objective import Objective, by_level, pack_levels
 from sora.diffusion.path import Straight, VariancePreserving, like, mix
-from sora.diffusion.shift import constant_shift, shift_by_tokens
 from sora.tokens import Batch, Grid, PackedTokens, Segments, TextTokens
 
 P = 4

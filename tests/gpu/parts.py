@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from sora.config.build import build
 from sora.config.compose import compose
 from sora.diffusion.guidance import guide
+from sora.diffusion.levels import constant_shift
 from sora.diffusion.path import Straight
 from sora.diffusion.prediction import velocity_prediction
 from sora.diffusion.samplers import heun
-from sora.diffusion.shift import constant_shift
 from sora.generation.generator import Generator, Recipe, Request
 from sora.metrics.extractors.rand3d import Random3D
 from sora.patches.patchifier import Patchifier
