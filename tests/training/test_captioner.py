@@ -207,3 +207,17 @@ def test_words_of_a_run_are_those_that_it_began_with(home):
     (home / "words.json").write_text(words().to_json())
     assert read_words(home).fingerprint == words().fingerprint
     (home / "words.json").unlink()
+
+
+def test_a_folder_that_is_no_captioner_is_told_apart(home, tmp_path):
+    import sora
+    from sora.runs.run import create
+
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    with pytest.raises(ValueError, match="is a model folder of another library and no run of sora train task=captioner"):
+        sora.open_captioner(tmp_path)
+    create(tmp_path / "other", config="kind: vae\n", info={"kind": "vae"})
+    with pytest.raises(ValueError, match="is a run of kind vae; captions are written by a run of `sora train task=captioner`"):
+        sora.open_captioner(tmp_path / "other")
+    with pytest.raises(ValueError, match="is no run"):
+        sora.open_captioner(home)
