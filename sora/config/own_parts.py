@@ -16,7 +16,7 @@ from sora.config.roles import misfit
 from sora.config.targets import TARGET, find
 
 _TOP = re.compile(r"^(\w+): *(\S*)", re.MULTILINE)
-BY_NAME = {"guidance": ("clips",)}  # arguments that functions of a group get by name, besides those without a default
+BY_NAME = {"guidance": ("clips", "path")}  # arguments that functions of a group get by name, besides those without a default
 SORAS = {
     "vae": "a run keeps its VAE as a file that names no class",
     "logger": "it runs in a process of its own, which knows sora's by name",

@@ -7,8 +7,11 @@ from sora.diffusion.discrete import Discrete as Discrete
 from sora.diffusion.exponential import ddim as ddim
 from sora.diffusion.exponential import dpm_solver as dpm_solver
 from sora.diffusion.exponential import unipc as unipc
+from sora.diffusion.guidance import Ask as Ask
 from sora.diffusion.guidance import guide as guide
+from sora.diffusion.guidance import projected_guide as projected_guide
 from sora.diffusion.guidance import spread as spread
+from sora.diffusion.guidance import zero_star_guide as zero_star_guide
 from sora.diffusion.levels import Schedule as Schedule
 from sora.diffusion.levels import beta_levels as beta_levels
 from sora.diffusion.levels import constant_shift as constant_shift

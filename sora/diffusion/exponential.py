@@ -33,7 +33,7 @@ def ddim(
         raise ValueError(f"sampler.eta={eta} of ddim must lie in [0, 1]")
     table = _Table.of(levels, path)
     for step, (now, after) in enumerate(pairwise(range(len(levels)))):
-        clean, eps = solve(predict(x, levels[now]), x, levels[now], velocity_prediction, path=path)
+        clean, eps = solve(predict(x, levels[now]), x, levels[now].to(x.device), velocity_prediction, path=path)
         alpha, sigma = table.alpha[after], table.sigma[after]
         # Of the noise after the step, the part that DDPM's posterior draws anew.
         fresh = eta * sigma * (1 - table.ratio[step] ** 2).clamp_min(0).sqrt()
@@ -92,7 +92,7 @@ def _refuse_order(order: int, name: str) -> None:
 
 def _clean(predict: Predict, x: Tensor, t: Tensor, path: Path) -> Tensor:
     """E[x0 | x_t], by the velocity."""
-    return solve(predict(x, t), x, t, velocity_prediction, path=path)[0]
+    return solve(predict(x, t), x, t.to(x.device), velocity_prediction, path=path)[0]
 
 
 def _on(values: Tensor, x: Tensor) -> Tensor:

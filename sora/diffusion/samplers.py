@@ -1,9 +1,10 @@
 """Solvers of the probability-flow equation dx/dt = v(x, t), from noise (t = 1) down to data (t = 0): Runge-Kutta and Adams methods.
 
-A sampler takes a function that returns velocities, the initial x and a tensor of levels. `levels` is (S + 1,) for S steps, or (S + 1, N)
-if each of the N rows of x has its own schedule. Rows whose level does not change, such as conditions at level 0, are not changed. All
-samplers have one signature: path is the one that the velocities are of, and noise(k) the k-th standard normal tensor like x, which those of
-this file do not need. None of them asks for a velocity at level 0, where that of some predictions is singular.
+A sampler takes a function that returns velocities, the initial x and a tensor of levels, which is on the CPU, as are those that it gives the
+function: nothing waits for a device to read them. `levels` is (S + 1,) for S steps, or (S + 1, N) if each of the N rows of x has its own
+schedule. Rows whose level does not change, such as conditions at level 0, are not changed. All samplers have one signature: path is the one
+that the velocities are of, and noise(k) the k-th standard normal tensor like x, which those of this file do not need. None of them asks for
+a velocity at level 0, where that of some predictions is singular.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def stages(x: Tensor, levels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]
     if levels.ndim not in (1, 2) or len(levels) < 2:
         raise ValueError(f"levels of shape {tuple(levels.shape)}; give (steps + 1,) or (steps + 1, {len(x)})")
     for now, after in pairwise(levels):
-        yield now, after, like(after - now, x)
+        yield now, after, like((after - now).to(x.device), x)
 
 
 def euler(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, path: Path, noise: Draw) -> Float[Tensor, "..."]:

@@ -35,7 +35,7 @@ def churn(
         now, after = levels[step], levels[step + 1]
         raised = _raised(now, after, path, 1 + min(rate / steps, MOST_CHURN), low, high)
         x = noised(x, now, raised, noise(step), path=path) if bool((raised != now).any()) else x
-        dt = like(after - raised, x)
+        dt = like((after - raised).to(x.device), x)
         slope = predict(x, raised)
         if step < steps - 1:
             slope = (slope + predict(x + dt * slope, after)) / 2
@@ -79,7 +79,7 @@ def restart(
 def heun_all(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Heun's method whose last step asks twice, too: for a part of a schedule that ends above level 0."""
     for step in range(len(levels) - 1):
-        dt = like(levels[step + 1] - levels[step], x)
+        dt = like((levels[step + 1] - levels[step]).to(x.device), x)
         slope = predict(x, levels[step])
         x = x + dt / 2 * (slope + predict(x + dt * slope, levels[step + 1]))
     return x
@@ -92,8 +92,8 @@ def noised(
     before, after = (path.alpha(level.double()).clamp_min(0) for level in (low, high))
     kept = after / torch.where(before > 0, before, torch.ones_like(before))
     added = (path.sigma(high.double()) ** 2 - (kept * path.sigma(low.double())) ** 2).clamp_min(0).sqrt()
-    moved = like(kept.to(x.dtype), x) * x + like(added.to(x.dtype), x) * draw
-    return torch.where(like(low != high, x), moved, x)
+    moved = like(kept.to(x), x) * x + like(added.to(x), x) * draw
+    return torch.where(like((low != high).to(x.device), x), moved, x)
 
 
 def _raised(now: Tensor, after: Tensor, path: Path, growth: float, low: float, high: float) -> Tensor:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -67,7 +68,7 @@ class PatchedRequest:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of sampling. guidance: (conditional, unconditional, clips=...) -> prediction. shift: of the levels, by a clip's tokens.
+    """Settings of sampling. guidance: (ask, clips=..., path=...) -> prediction. shift: of the levels, by a clip's tokens.
     schedule: of the levels."""
 
     sampler: Sampler
@@ -133,10 +134,9 @@ class Generator:
         found: dict[int, Tensor] = {}
         for number, members in enumerate(packs):
             report = partial(_report, progress, before=number * self.recipe.steps, total=total)
-            captions = self._packed([states[member] for member in members])
-            negatives = self._packed([away[requests[member].negative] for member in members])
+            texts = {"text": [states[member] for member in members], "away": [away[requests[member].negative] for member in members]}
             noise = partial(self._noise, [requests[member] for member in members], [planned[member].grid for member in members])
-            clips = self._denoise([planned[member] for member in members], captions, negatives, noise, report, stop)
+            clips = self._denoise([planned[member] for member in members], texts, noise, report, stop)
             for member, tokens in zip(members, clips, strict=True):
                 found[member] = self.patchifier.unpatchify(tokens, planned[member].grid, self.vae.latent_channels)
         return [found[number] for number in range(len(requests))]
@@ -192,24 +192,20 @@ class Generator:
     def _denoise(
         self,
         clips: Sequence[PatchedRequest],
-        captions: TextTokens,
-        negatives: TextTokens,
+        texts: Mapping[str, list[Tensor]],
         noise: Draw,
         report: Callable[[int], None],
         stop: Stop | None,
     ) -> list[Tensor]:
+        """The tokens of clips, denoised together. texts: for each named prediction the caption states of all clips."""
         grids = [clip.grid for clip in clips]
-        total = sum(grid.tokens for grid in grids)
-        tokens = pack([clip.start for clip in clips], grids, seconds=[clip.seconds for clip in clips], budget=total, max_clips=len(clips))
-        conditions = torch.cat([clip.conditions for clip in clips])
-        packed, table = self._schedule(clips, conditions)
-        index = packed.index
-        levels = table[:, index].to(self.device)
-        tokens = tokens.to(self.device)
-        first = path_start(self.path, levels[0], tokens.patches, conditions.to(self.device))
+        table = self._schedule(clips)
+        levels = table[:, _packed_levels(clips).index]
+        conditions = torch.cat([clip.conditions for clip in clips]).to(self.device)
+        start = torch.cat([clip.start for clip in clips]).to(self.device)
+        first = path_start(self.path, levels[0].to(self.device), start, conditions)
         owner = torch.repeat_interleave(torch.arange(len(clips)), torch.tensor([grid.tokens for grid in grids])).to(self.device)
-        evaluate = partial(self._velocity, tokens=tokens, packed=packed.to(self.device), moving=levels[0] > 0)
-        guided = self.recipe.guidance(partial(evaluate, text=captions), partial(evaluate, text=negatives), clips=owner)
+        guided = self.recipe.guidance(_Asked(self, clips, texts, moving=levels[0] > 0), clips=owner, path=self.path)
         tops = table.amax(1).tolist()
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -230,27 +226,63 @@ class Generator:
         ]
         return torch.cat(draws).to(self.device)
 
-    def _schedule(self, clips: Sequence[PatchedRequest], conditions: Tensor) -> tuple[NoiseLevels, Float[Tensor, "S1 U"]]:
-        """The pack's noise levels (only their index and owners are used), and their values at every step."""
+    def _schedule(self, clips: Sequence[PatchedRequest]) -> Float[Tensor, "S1 U"]:
+        """The values of the pack's noise levels at every step, on the CPU."""
         columns = []
         for clip in clips:
             levels = self.recipe.schedule(self.recipe.steps, shift=self.recipe.shift(clip.grid.tokens), first=self.recipe.first)
             check_levels(levels[:-1], self.prediction, path=self.path)
             columns.append(levels[:, None].expand(-1, clip.grid.t))
         rows = torch.cat(columns, dim=1)
-        grids = [clip.grid for clip in clips]
-        packed = pack_levels([torch.zeros(grid.t) for grid in grids], grids, conditions, segments=len(grids) + 1)
-        return packed, torch.nn.functional.pad(rows, (0, len(packed.levels) - rows.shape[1]))
+        return torch.nn.functional.pad(rows, (0, len(_packed_levels(clips).levels) - rows.shape[1]))
 
-    def _velocity(self, x: Tensor, t: Tensor, *, tokens: PackedTokens, packed: NoiseLevels, moving: Tensor, text: TextTokens) -> Tensor:
-        levels = replace(packed, levels=torch.zeros_like(packed.levels, dtype=t.dtype).scatter(0, packed.index, t))
-        prediction = self.dit(tokens.with_patches(x), levels, text)
-        result = convert(prediction.float(), x, t, self.prediction, velocity_prediction, path=self.path)
+
+def _packed_levels(clips: Sequence[PatchedRequest]) -> NoiseLevels:
+    """The noise levels of a pack, of which only the index and the owners are used."""
+    grids = [clip.grid for clip in clips]
+    conditions = torch.cat([clip.conditions for clip in clips])
+    return pack_levels([torch.zeros(grid.t) for grid in grids], grids, conditions, segments=len(grids) + 1)
+
+
+class _View(NamedTuple):
+    """What a network is given for some named predictions, but for x and its levels: each clip once for each name."""
+
+    tokens: PackedTokens
+    levels: NoiseLevels
+    text: TextTokens
+    moving: Bool[Tensor, "N"]
+
+
+class _Asked:
+    """Callable that returns named velocities of a pack's clips, from one forward of the network.
+
+    texts: for each name the caption states of all clips. moving: which tokens move, on the CPU; the others have velocity 0.
+    """
+
+    def __init__(self, generator: Generator, clips: Sequence[PatchedRequest], texts: Mapping[str, list[Tensor]], *, moving: Tensor) -> None:
+        self._generator, self._clips, self._texts, self._moving = generator, clips, texts, moving
+        self._views: dict[tuple[str, ...], _View] = {}
+
+    def __call__(self, x: Tensor, t: Tensor, names: tuple[str, ...]) -> list[Tensor]:
+        generator = self._generator
+        if names not in self._views:
+            self._views[names] = self._view(names)
+        view, many = self._views[names], len(names)
+        x, t = x.repeat(many, 1), t.to(x.device).repeat(many)
+        levels = replace(view.levels, levels=torch.zeros_like(view.levels.levels, dtype=t.dtype).scatter(0, view.levels.index, t))
+        prediction = generator.dit(view.tokens.with_patches(x), levels, view.text)
+        result = convert(prediction.float(), x, t, generator.prediction, velocity_prediction, path=generator.path)
         # Given tokens do not move; where() instead of a product, since some predictions are singular at level 0.
-        return torch.where(like(moving, result), result, torch.zeros_like(result))
+        return list(torch.where(like(view.moving, result), result, torch.zeros_like(result)).chunk(many))
 
-    def _packed(self, states: Sequence[Tensor]) -> TextTokens:
-        return self.text(pack_text(states, budget=None, max_clips=len(states)).to(self.device))
+    def _view(self, names: tuple[str, ...]) -> _View:
+        clips, device = [*self._clips] * len(names), self._generator.device
+        grids = [clip.grid for clip in clips]
+        total = sum(grid.tokens for grid in grids)
+        tokens = pack([clip.start for clip in clips], grids, seconds=[clip.seconds for clip in clips], budget=total, max_clips=len(clips))
+        states = [state for name in names for state in self._texts[name]]
+        text = self._generator.text(pack_text(states, budget=None, max_clips=len(states)).to(device))
+        return _View(tokens.to(device), _packed_levels(clips).to(device), text, self._moving.repeat(len(names)).to(device))
 
 
 def _report(progress: Progress | None, done: int, *, before: int, total: int) -> None:

@@ -173,7 +173,7 @@ MISFITS = {
         "def part(predict, x, levels, eta): pass",
     ): "nothing gives it eta; a setting has a default, or is set in the conf",
     ("sample", "sampler", "class part: pass"): "has no __call__",
-    ("sample", "guidance", "def part(a, b, *, scale=1.0): pass"): "given clips by name",
+    ("sample", "guidance", "def part(ask, *, scale=1.0): pass"): "given clips and path by name",
     ("train", "density", "def part(u): pass"): "takes a class, as LogNormal",
     ("train", "density", "class part:\n    def quantil(self, u): pass"): "has no quantile",
     ("train", "schedule", "def part(step): pass"): "given steps by name",

@@ -1,5 +1,6 @@
 """Samples follow from their own request: not from their pack, its order or its budget. With a perfect network they are exact."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -105,11 +106,26 @@ def test_another_seed_or_sample_number_is_another_clip(vae):
     assert torch.equal(generator.plan(request("other", 0)).start, starts[0])
 
 
-def test_guidance_costs_a_second_forward_and_scale_one_none(vae):
-    for scale, forwards in ((1.0, 4), (3.0, 8)):
+def test_guidance_is_one_forward_of_twice_the_clips_and_scale_one_of_them_once(vae):
+    for scale, copies in ((1.0, 1), (3.0, 2)):
         network = Perfect()
-        make(vae, dit=network, scale=scale).latents([MIXED[0]])
-        assert len(network.calls) == forwards
+        make(vae, dit=network, scale=scale).latents(MIXED)
+        assert [len(tokens.grids) for tokens, _, _ in network.calls] == [copies * len(MIXED)] * 4
+
+
+def test_one_forward_of_both_predictions_is_two_forwards(vae):
+    def apart(ask, *, clips, path):
+        def guided(x, t):
+            (positive,), (negative,) = ask(x, t, ("text",)), ask(x, t, ("away",))
+            return negative + 3.0 * (positive - negative)
+
+        return guided
+
+    requests = [replace(item, negative="0.7 other words") for item in MIXED]
+    one, two = make(vae, dit=Curious(), scale=3.0), make(vae, dit=Curious())
+    two.recipe = replace(two.recipe, guidance=apart)
+    for together, each in zip(one.latents(requests), two.latents(requests), strict=True):
+        assert torch.allclose(together, each, atol=1e-6)
 
 
 def test_guidance_extrapolates_from_the_empty_caption(vae):
@@ -123,7 +139,7 @@ def test_guidance_leads_away_from_each_clips_own_negative_prompt(vae):
     wanted = [request("0.5", 0, negative="1"), request("0.5", 1), request("2", 2, frames=1, negative="-1 of many words"), request("1", 3)]
     network = Perfect()
     found = make(vae, dit=network, scale=3.0, budget=1000).latents(wanted)
-    assert len(network.calls) == 8  # one pack
+    assert len(network.calls) == 4  # one pack
     for latent, number in zip(found, (1 + 3 * (0.5 - 1), 1.5, -1 + 3 * 3, 3.0), strict=True):
         assert torch.allclose(latent, torch.full_like(latent, number), atol=1e-5)
     alone = make(vae, scale=1.0).latents(wanted[:1])[0]
