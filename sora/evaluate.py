@@ -1,9 +1,9 @@
 """Score a run, a VAE, or videos from anywhere: against prompts, against real videos, by themselves.
 
-checkpoint= names a diffusion run (clips are generated for held-out prompts), a VAE or its run (clips are reconstructed), or a folder of
-videos or a dataset (taken as they are). What was generated or extracted is kept, and a command that was stopped goes on. Started by
-torchrun or srun, several processes share the work. `sora compare` sets scores side by side, and `-m checkpoint=outputs/density/*` scores
-all runs of a sweep and ends with their table.
+checkpoint= names a diffusion run (clips are generated for held-out prompts), a VAE or its run (clips are reconstructed), a captioner's run
+(captions are written of held-out clips), or a folder of videos or a dataset (taken as they are). What was generated or extracted is kept,
+and a command that was stopped goes on. Started by torchrun or srun, several processes share the work. `sora compare` sets scores side by
+side, and `-m checkpoint=outputs/density/*` scores all runs of a sweep and ends with their table.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ UNPUBLISHED = ("extractor.path", "extractor.sha256", "extractor.batch")  # keys 
 def main(composed: Composed) -> None:
     """Evaluate what the checkpoint holds, write `scores.json` and the clips, and print the figures."""
     from sora.config.stored import refuse_programs
+    from sora.evaluation.captioners import evaluate_captioner
     from sora.evaluation.files import evaluate_files
     from sora.evaluation.reads import refuse_other_statistics, refuse_unread
     from sora.evaluation.runs import evaluate_diffusion
@@ -44,7 +45,7 @@ def main(composed: Composed) -> None:
     config = composed.config
     refuse_programs(config, composed.said)
     refuse_numbers(config, NUMBERS)
-    kinds = {"diffusion": evaluate_diffusion, "vae": evaluate_vae, "videos": evaluate_files}
+    kinds = {"diffusion": evaluate_diffusion, "vae": evaluate_vae, "captioner": evaluate_captioner, "videos": evaluate_files}
     folder, config.step = run_of(Path(config.checkpoint), config.step)
     config.checkpoint = str(folder)
     settings = settings_of(config)
@@ -120,7 +121,7 @@ def preset_of(composed: Composed) -> dict[str, Any] | None:
 
 
 def kind_of(folder: Path) -> str:
-    """What is scored: "diffusion" or "vae" (a run, or a VAE's artefact), or "videos" (a dataset, or a folder of files)."""
+    """What is scored: "diffusion", "captioner" or "vae" (a run, or a VAE's artefact), or "videos" (a dataset, or a folder of files)."""
     from sora.assembly.load import run_kind
     from sora.vae.artefact import CARD
 

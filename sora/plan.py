@@ -48,6 +48,9 @@ def main(composed: Composed) -> None:
             raise ValueError("calibrate=true measures the denoising network; with task=vae a step's crops are alike and need no cost")
         tell_of_crops(config)
         return
+    if config.kind == "captioner":
+        tell_of_captions(config)
+        return
     planned = diffusion_plan(config)
     if config.calibrate:
         calibrate(config, planned)
@@ -83,6 +86,23 @@ def tell_of_crops(config: DictConfig) -> None:
         bill = price_vae.bill(wanted_crops(config, plan, clips=sum(map(len, data.indexes)) - sum(plan.skipped.values())))
         print("\n" + "\n".join(bill.lines()))
         found["price"] = bill.figures
+    if config.figures:
+        storage.write_json(Path(config.figures), found)
+
+
+def tell_of_captions(config: DictConfig) -> None:
+    """Print the packs that a captioner is trained on; captioners are not priced."""
+    from pathlib import Path
+
+    from sora.assembly.captioning import caption_clips, caption_plan
+    from sora.system import files as storage
+
+    if config.calibrate or config.get("cluster") is not None:
+        said = "calibrate=true" if config.calibrate else "cluster="
+        raise ValueError(f"{said} is for task=diffusion and task=vae: captioners are small, and are not priced; leave it out")
+    clips = caption_clips(config)
+    tell_of_selections(clips.data)
+    found = {"figures": told(config, caption_plan(config, clips))}
     if config.figures:
         storage.write_json(Path(config.figures), found)
 

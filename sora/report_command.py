@@ -100,6 +100,7 @@ def write(places: Sequence[Path], output: Path, *, most: int, watch: int | float
 
 
 KINDS = {"vae": "The training of a VAE", "diffusion": "The training of a text-to-video model"}
+KINDS |= {"captioner": "The training of a captioner"}
 
 
 def parts_of(run: Trained, output: Path, *, most: int) -> list[Section]:

@@ -1,4 +1,4 @@
-"""Train a VAE or a denoising network; a run is one folder, and goes on exactly where it stopped."""
+"""Train a VAE, a denoising network or a captioner; a run is one folder, and goes on exactly where it stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sora.system.terminal import counted
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.assembly.training import Job
+    from sora.assembly.job import Job
     from sora.config.compose import Composed
     from sora.runs.checkpoint import TrainingState
     from sora.runs.run import Run
@@ -93,11 +93,16 @@ def main(composed: Composed) -> int:
 def tell_of_next(config: DictConfig, run: Run) -> None:
     """Print the commands for which a finished run is there."""
     from sora.config.command_line.commands import command
-    from sora.config.command_line.following import after_diffusion, after_vae
+    from sora.config.command_line.following import after_captioner, after_diffusion, after_vae
     from sora.system import distributed as ranks
 
     ranks.say(f"its page: {command('report', run.folder)}")
-    ranks.say(f"next: {after_vae(run.folder, config.data.folders) if config.kind == 'vae' else after_diffusion(run.folder)}")
+    follow = {
+        "vae": lambda: after_vae(run.folder, config.data.folders),
+        "diffusion": lambda: after_diffusion(run.folder),
+        "captioner": lambda: after_captioner(run.folder, config.data.folders),
+    }
+    ranks.say(f"next: {follow[config.kind]()}")
 
 
 def tell_of_time(goodput: Goodput | None, *, steps: int, complete: bool) -> None:
@@ -158,9 +163,9 @@ def train(
     """Make the steps that the run still lacks; the module. alike: what all ranks must have alike, beside the step."""
     from functools import partial
 
+    from sora.assembly.captioner_validation import evaluations_of
     from sora.assembly.network import peak_of
     from sora.assembly.training import training_module
-    from sora.assembly.validation import evaluations
     from sora.config.build import build
     from sora.data.loading.loader import step_loader
     from sora.evaluation.while_training import scorer
@@ -183,7 +188,7 @@ def train(
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     beside = {"journal": journal, "phases": clock.phases, "tracker": tracker, "stop": lambda: bool(flag)}
-    measured = evaluations(config, job, run, scorer=scorer, widths=module.average.widths(), **beside)
+    measured = evaluations_of(config.kind)(config, job, run, scorer=scorer, widths=module.average.widths(), **beside)
     alone = [Alike({**alike, "the step": str(first)}), PeerConnection(peers)]
     trainer = build(config.trainer)(callbacks=[*alone, journal, saver, *measured, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused

@@ -33,7 +33,7 @@ LAYERS = (
     {"tokens"},
     {"patches"},
     {"diffusion"},
-    {"vae", "text", "dit", "video"},
+    {"vae", "text", "dit", "video", "captioner"},
     {"metrics"},
     {"world"},
     {"data", "web"},

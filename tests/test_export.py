@@ -14,9 +14,9 @@ from einops import rearrange
 from omegaconf import OmegaConf
 
 from sora.assembly import first_weights
+from sora.assembly.job import Job
 from sora.assembly.load import load_diffusion
 from sora.assembly.resume import enter
-from sora.assembly.training import Job
 from sora.config.build import build
 from tests.trained import diffusion_run, option, vae_artefact
 

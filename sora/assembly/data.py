@@ -109,12 +109,13 @@ def captions_told(config: DictConfig, planned: Planned) -> list[str]:
 
 def online_encoder(planned: Planned, vae: Any, *, near: int) -> Any:
     """The encoder that makes batches of frames, for data=videos. near: ranks per node."""
+    from sora.text.all_captions import AllCaptions
     from sora.training.online_encoding import OnlineEncoder
 
     data, plan = planned.data, planned.plan
     return OnlineEncoder(
         vae=vae,
-        text=planned.encoder,
+        text=None if isinstance(planned.encoder, AllCaptions) else planned.encoder,
         patchifier=planned.patchifier,
         budget=plan.budget,
         max_clips=plan.max_clips,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sora.assembly.load import LoadedDiffusion
+    from sora.captioner import Attributes, CaptionNetwork, TrainedCaptioner, Words
     from sora.diffusion.objective import Objective
     from sora.generation.generator import Generator, Request
     from sora.patches.patchifier import Patchifier
@@ -29,6 +30,38 @@ if TYPE_CHECKING:
 # Keys and groups of `sora sample` that set how videos are made (RECIPE), and of which videos are made (REQUEST).
 RECIPE = ("sampler", "guidance", "steps", "shift", "first", "budget")
 REQUEST = ("size", "area", "seconds", "fps", "samples", "seed", "negative", "input", "input_frames", "clip_gb")
+
+
+@dataclass(frozen=True)
+class OpenedCaptioner:
+    """A captioner's run with the weights of one of its checkpoints, in eval mode on a device.
+
+    network: sees clips and writes. words: its vocabulary. attributes: what its heads answer. eyes: the VAE, or blocks of pixels, by which
+    it sees frames. config: the run's configuration, as plain values.
+    """
+
+    folder: Path
+    step: int
+    config: dict[str, Any]
+    network: CaptionNetwork
+    words: Words
+    attributes: Attributes
+    eyes: Any
+    patchifier: Patchifier
+    device: str
+
+    def captioner(self, *, beam: int = 1, most: int = 128) -> TrainedCaptioner:
+        """What writes captions of frames. beam: candidates of a caption while it is written. most: words of a caption.
+
+        Raises:
+            ValueError: beam or most is below 1.
+        """
+        from sora.captioner.trained import TrainedCaptioner
+
+        if min(beam, most) < 1:
+            raise ValueError(f"beam={beam} and most={most} must be at least 1")
+        parts = {name: getattr(self, name) for name in ("network", "words", "attributes", "eyes", "patchifier")}
+        return TrainedCaptioner(**parts, beam=beam, most=most)
 
 
 @dataclass(frozen=True)
@@ -73,10 +106,27 @@ class OpenedRun:
         return plan_requests(lines, composed.config, self.loaded)
 
 
+def open_captioner(
+    folder: str | Path, step: int | None = None, *, ema: str | float = OWN, device: str = "auto", own: Sequence[str] = ()
+) -> OpenedCaptioner:
+    """The network and the vocabulary of a captioner's run, or of one of its checkpoints, and what it sees with; arguments as of `open_run`.
+
+    Raises:
+        ValueError: it is no captioner's run, has no such checkpoint, or a file of it is damaged; the message names it.
+    """
+    from sora.assembly.load_captioner import load_captioner
+
+    with naming(own):
+        loaded, where = load_captioner(Path(folder), step, ema=ema), choose_device(device)
+        parts = {"words": loaded.words, "attributes": loaded.attributes, "patchifier": loaded.patchifier, "device": where}
+        seeing = {"network": loaded.network.to(where), "eyes": loaded.eyes.to(where)}
+        return OpenedCaptioner(loaded.run, loaded.step, loaded.config, **seeing, **parts)
+
+
 def open_run(
     folder: str | Path, step: int | None = None, *, ema: str | float = OWN, device: str = "auto", own: Sequence[str] = ()
-) -> OpenedRun:
-    """The networks, the VAE, the text encoder and the objective of a diffusion run, or of one of its checkpoints.
+) -> OpenedRun | OpenedCaptioner:
+    """The networks, the VAE, the text encoder and the objective of a diffusion run, or of one of its checkpoints; or a captioner.
 
     step: of the checkpoint; None for the newest whole one. ema: "own", the averages that the run keeps; "last", the weights of the last
     step; or the relative width of an average (ema=post_hoc). device: "auto", "cpu" or "cuda". own: modules or files with parts of your
@@ -85,11 +135,21 @@ def open_run(
     Raises:
         ValueError: it is no diffusion run, has no such checkpoint, or a file of it is damaged; the message names it.
     """
+    if is_captioner(Path(folder)):
+        return open_captioner(folder, step, ema=ema, device=device, own=own)
     with naming(own):
         loaded, where = load_diffusion(Path(folder), step, ema=ema), choose_device(device)
         networks = {"dit": loaded.dit.to(where), "text": loaded.text.to(where), "vae": loaded.vae.to(where)}
         rest = {"encoder": loaded.encoder, "patchifier": loaded.patchifier, "objective": loaded.objective}
         return OpenedRun(loaded.run, loaded.step, loaded.config, **networks, **rest, device=where, loaded=loaded)
+
+
+def is_captioner(folder: Path) -> bool:
+    """Whether a folder, or the run of a checkpoint's folder, is the run of a captioner."""
+    from sora.runs.run import Run, run_of
+
+    place = run_of(folder)[0]
+    return (place / "run.json").is_file() and Run(place).info["kind"] == "captioner"
 
 
 def open_vae(folder: str | Path, step: int | None = None, *, ema: str | float = OWN, device: str = "auto") -> VideoVAE:

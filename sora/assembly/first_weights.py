@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor, nn
 
-    from sora.assembly.training import Job
+    from sora.assembly.job import Job
     from sora.dit.published.checkpoints import Taken
 
 # Keys that determine what weights mean, by kind of run; the hashes of the VAE and the text encoder do so too.
-COMPARED = {"diffusion": ("dit", "patches", "path", "objective.prediction"), "vae": ("vae",)}
+CAPTIONER = ("captioner_net", "patches", "attributes", "kinds", "pixels")
+COMPARED = {"diffusion": ("dit", "patches", "path", "objective.prediction"), "vae": ("vae",), "captioner": CAPTIONER}
 FREE = ("dit.attention",)  # changes how a network is computed, not its result
 MEASURED = ("vae.shift", "vae.scale")  # a VAE's whitening, measured at the end of its training
 
@@ -78,6 +79,8 @@ def foresee(config: DictConfig, *, going_on: bool) -> None:
     for key in ("init_step", "init_ema"):
         if config.get(key) is not None:
             raise ValueError(f"{key}={config[key]} is for the runs of sora, and init={config.init} is none; leave it out")
+    if config.kind == "captioner":
+        raise ValueError(f"init={config.init} is no run of sora; name the folder of a run of task=captioner")
     if config.kind == "vae":
         raise ValueError(f"init={config.init} is no run and no VAE of sora; name the folder of a run of task=vae, or of its vae/")
     card, patch = artefact.read_card(artefact.folder_of(config.vae)), tuple(config.patches.size)

@@ -102,11 +102,11 @@ def load_diffusion(
             )
     if stretch is not None:
         config["dit"] = stretched(config["dit"], plain(stretch))
-    with _room(tensors, part="dit", source=found):
+    with room_for(tensors, part="dit", source=found):
         dit = network(config["dit"], given_of(patchifier, vae.latent_channels, encoder))
     text = encoder.text_module()
-    _fill(dit, tensors, part="dit", source=found)
-    _fill(text, tensors, part="text", source=found)
+    fill(dit, tensors, part="dit", source=found)
+    fill(text, tensors, part="text", source=found)
     hashes = {
         "checkpoint": hashed,
         "vae": identity,
@@ -160,9 +160,9 @@ def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str =
     found, tensors, reached, hashed = run_weights(run.folder, step, ema=ema)
     config = run.config
     fitting(config, {"vae": NODE}, str(run.config_file))
-    with _room(tensors, part="vae", source=found):
+    with room_for(tensors, part="vae", source=found):
         vae = build(config["vae"])
-    _fill(vae, tensors, part="vae", source=found)
+    fill(vae, tensors, part="vae", source=found)
     return LoadedVae(vae.eval(), run.config, reached, {"checkpoint": hashed})
 
 
@@ -263,13 +263,13 @@ def _means(exported: Mapping[str, Any]) -> bool:
     return exported.get("averaged", exported["ema"] not in (False, LAST))
 
 
-def _room(tensors: Mapping[str, Tensor], *, part: str, source: Path) -> AbstractContextManager[None]:
+def room_for(tensors: Mapping[str, Tensor], *, part: str, source: Path) -> AbstractContextManager[None]:
     """A context that refuses to build a network with more numbers than the checkpoint's tensors of this part."""
     there = sum(value.numel() for name, value in tensors.items() if name.startswith(f"{part}."))
     return bounded(there, f"{source} does not fit: {part} of the run's config.yaml", advice="one of them is damaged, or another run's")
 
 
-def _fill(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, source: Path) -> None:
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, source: Path) -> None:
     prefix = f"{part}."
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     try:

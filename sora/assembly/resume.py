@@ -14,7 +14,7 @@ from sora.gate.forms import Named, fitting, text
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.assembly.training import Job
+    from sora.assembly.job import Job
     from sora.runs.checkpoint import TrainingState
     from sora.runs.run import Run
 
@@ -57,7 +57,8 @@ FREE = (
 BOUNDS = {"workers": (0, 1024), "plan.budget": (1, 1 << 30), "level_bins": (1, 10_000)}
 DEPENDS = "depends."  # in resume_allow, the prefix of names that are no keys: the hashes of data, VAE and text encoder
 # Paths and sets are free, because hashes show whether the same clips with the same captions, and the same VAE, lie there.
-FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}
+FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation"), "captioner": (*FREE, "vae", "evaluation")}
+OF_LATENTS = ("diffusion", "captioner")  # kinds whose runs read captions, and have a VAE
 
 
 def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Path, Mapping[str, Any] | None]:
@@ -75,7 +76,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     refuse_sizes(config)
     if "kind" in said:
         raise ValueError(
-            f"kind={config.kind} is not chosen by itself, it follows from the task; leave it out and say task=diffusion or task=vae"
+            f"kind={config.kind} is not chosen by itself, it follows from the task; leave it out and say task=diffusion, vae or captioner"
         )
     output = Path(config.output or f"outputs/{config.kind}")
     refuse_read_only(config.resume, output)
@@ -129,10 +130,18 @@ def refuse_half_an_evaluation(config: DictConfig, run: Run) -> None:
     from sora.config.compose import compose
 
     evaluation: Any = config.get("evaluation")
+    option: Any
     if evaluation is None or ("every" in evaluation and evaluation.every is None):
         return
+    if config.kind == "captioner":
+        option = compose("train", ["task=captioner", "evaluation=captions"]).config.evaluation
+        if lacking := [f"evaluation.{key}" for key in option if key not in evaluation]:
+            raise ValueError(
+                f"{run.config_file} has no {', '.join(lacking)}; write it there, or choose evaluation=none or evaluation=captions"
+            )
+        return
     videos = evaluation.get("videos")
-    option: Any = compose("train", ["task=diffusion", f"evaluation={'loss' if videos is None else 'videos'}"]).config.evaluation
+    option = compose("train", ["task=diffusion", f"evaluation={'loss' if videos is None else 'videos'}"]).config.evaluation
     lacking = [key for key in option if key not in evaluation]
     if videos is not None:
         inner = videos if isinstance(videos, Mapping) else ()
@@ -208,10 +217,11 @@ def standing(asked: DictConfig, run: Run, said: Sequence[str] | None) -> DictCon
         for name, found in zip(folders, config.data.folders, strict=True):
             if name in lost and found not in (name, abspath(name)):
                 say(f"data.folders: {name} is read from {found}")
-    if config.kind == "diffusion" and OmegaConf.is_list(folders):
+    if config.kind in OF_LATENTS and OmegaConf.is_list(folders):
         typed, again = "data.sets" in (said or ()), f"{DEPENDS}data" in asked.resume_allow
         config.data.sets = pinned(run, asked.data.get("sets"), list(config.data.folders), typed=typed, again=again)
-    if config.kind == "diffusion" and not named_here("vae", config.vae) and (said is None or config.vae == stored.get("vae")):
+    has_vae = config.kind in OF_LATENTS and config.vae is not None
+    if has_vae and not named_here("vae", config.vae) and (said is None or config.vae == stored.get("vae")):
         config.vae = str(run.vae.absolute()) if (run.vae / CARD).is_file() else places.path_of(run, "vae", str(config.vae))
     if config.get("init") is not None and not named_here("init", config.init):
         config.init = places.path_of(run, "init", str(config.init))
@@ -324,7 +334,7 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
             info = {"kind": config.kind, "depends": dict(job.depends), **begun_at(folder, config.data.folders, job.usual)}
             info |= {"own": used} if (used := own.record()) else {}
             info |= {"sets": list(job.sets)} if job.sets else {}
-            return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae), None
+            return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae, files=job.files), None
         return wait_for(folder), None
     run = open_run(folder)
     refuse_exported(run)

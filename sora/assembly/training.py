@@ -1,12 +1,13 @@
-"""The two kinds of training: the network, data and plan of each, from a configuration."""
+"""The kinds of training: the network, data and plan of each, from a configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora.assembly.captioning import captioner_job
+from sora.assembly.job import Job
 from sora.gate.sizes import bounded
 from sora.system.distributed import say
 from sora.system.started import started
@@ -21,24 +22,6 @@ if TYPE_CHECKING:
     from sora.training.diffusion_task import DiffusionTask
     from sora.training.module import TrainingModule
     from sora.training.vae_task import VaeTask
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that one kind of training needs: the task, the steps to train on, the hashes of what it depends on, and the unit of its log.
-
-    scales: learning-rate scales of single parameters, by their names in the task (`sora.dit.mup`). usual: the usual size and length of the
-    training clips, for sampling later (`sora.assembly.usual`). sets: for each dataset the sets of captions in force, with their hashes.
-    """
-
-    task: Any
-    steps: Any
-    depends: Mapping[str, str]
-    unit: str
-    vae: Path | None = None
-    scales: Mapping[str, Any] = field(default_factory=dict)
-    usual: Mapping[str, float] = field(default_factory=dict)
-    sets: Sequence[Mapping[str, str]] = ()
 
 
 def vae_job(config: DictConfig, folder: Path) -> Job:
@@ -180,4 +163,4 @@ def traced_module(config: DictConfig, given: Mapping[str, int], text: Callable[[
     return training_module(config, task, scales=scales)
 
 
-JOBS = {"vae": vae_job, "diffusion": diffusion_job}
+JOBS = {"vae": vae_job, "diffusion": diffusion_job, "captioner": captioner_job}

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
 
+    from sora.assembly.job import Job
     from sora.assembly.load import LoadedDiffusion
-    from sora.assembly.training import Job
     from sora.data.loading.held_out import HeldOutClips
     from sora.generation.generator import Generator, Request
     from sora.runs.run import Run

@@ -120,7 +120,8 @@ def require_given(config: DictConfig, verb: str) -> None:
     refuse_unmeasured(config)
     if config.steps < 1:
         raise ValueError(f"steps={config.steps} must be at least 1: the optimiser steps of the whole run")
-    if missing := [key for key in ("data.folders", "vae") if OmegaConf.select(config, key) is None]:
+    needed = ("data.folders",) if config.kind == "captioner" else ("data.folders", "vae")  # a captioner may see pixels
+    if missing := [key for key in needed if OmegaConf.select(config, key) is None]:
         raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
 
 

@@ -71,6 +71,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "diffusion.weighting",
     ),
     "vae": ("vae.vae", "vae.losses"),
+    "captioner": ("captioner.attributes", "captioner.network", "captioner.objective", "captioner.pixels"),
     "text": ("text.byte", "text.classes", "text.pooled", "text.pretrained"),
     "data": (
         "data.loading.latents",
@@ -82,7 +83,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "data.plan.plan",
     ),
     "video": ("video.decoding.decord", "video.decoding.guarded", "video.decoding.pyav", "video.reader", "video.decoding.torchcodec"),
-    "world": ("world.world",),
+    "world": ("world.attributes", "world.world"),
     "ingest": ("ingest.sources",),
     "curation": (
         "curation.cuts.both",

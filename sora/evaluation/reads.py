@@ -22,6 +22,7 @@ OF_KIND = {
     "videos": ("n", "generated", "keep", *SORTED),
     "diffusion": ("data", "step", "ema", "budget", *SORTED),
     "vae": ("data", "step", "ema", "n", "real", "generated", "keep", "split", "selection"),
+    "captioner": ("data", "step", "ema", "n", "budget", "keep", "split", "selection", "sets"),
 }
 # Keys that any word but loss reads of a diffusion run.
 MAKING = ("n", "steps", "shift", "first", "sampler", "levels", "guidance", "negative", "uncaptioned", "generated", "vbench", "keep")
@@ -41,7 +42,7 @@ OF_WORD = {
     **dict.fromkeys(MOTION, FRECHET),
     **{word: (*PICTURES, *(key for need, key in NEEDED.items() if need in needs)) for word, needs in NEEDS.items()},
 }
-NAMED = {"videos": "videos", "diffusion": "a run", "vae": "a VAE"}
+NAMED = {"videos": "videos", "diffusion": "a run", "vae": "a VAE", "captioner": "a captioner"}
 
 
 def refuse_unread(settings: EvaluationSettings, said: Mapping[str, Any], *, kind: str) -> None:

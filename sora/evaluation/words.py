@@ -13,6 +13,7 @@ CONTINUATION = "continuation"
 OF_RUNS = ("loss", "remembered")  # words about the run rather than about its videos
 # Default words; adherence is measured only if all prompts are of the built-in world.
 USUAL = {"videos": ("frechet", "kvd", "motion"), "diffusion": ("adherence", "frechet", "kvd", "motion"), "vae": ("reconstruction",)}
+USUAL |= {"captioner": ("captions",)}
 # The prefixes of the figures of each distance between sets.
 DISTANCES = {
     "frechet": ("frechet",),
@@ -27,6 +28,7 @@ KNOWN = {
     "videos": (*NEEDS, *DISTANCES, *MOTION, CONTINUATION),
     "diffusion": (*NEEDS, *DISTANCES, *MOTION, *OF_RUNS),
     "vae": ("reconstruction", *DISTANCES, *MOTION),
+    "captioner": ("captions",),
 }
 
 
@@ -47,7 +49,7 @@ def chosen(words: str | Sequence[str] | None, *, usual: Sequence[str], known: Se
 
 def _elsewhere(words: Sequence[str]) -> str:
     """Where the words that do not fit would fit, for the message."""
-    of = {"videos": "a folder of videos (checkpoint=FOLDER)", "diffusion": "a diffusion run", "vae": "a VAE"}
+    of = {"videos": "a folder of videos (checkpoint=FOLDER)", "diffusion": "a diffusion run", "vae": "a VAE", "captioner": "a captioner"}
     told = {word: [of[kind] for kind, known in KNOWN.items() if word in known] for word in words}
     return "".join(f"; {word} is measured of {' and '.join(kinds)}" for word, kinds in told.items() if kinds)
 

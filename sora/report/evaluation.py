@@ -19,7 +19,7 @@ from sora.report.page import Figure, Figures, Folded, Page, Part, Plot, Prose, S
 from sora.report.plots import Panel, ValueInterval
 from sora.system.files import write_text
 
-KINDS = {"diffusion": "generated clips", "vae": "reconstructions", "videos": "videos"}
+KINDS = {"diffusion": "generated clips", "vae": "reconstructions", "videos": "videos", "captioner": "clips with captions"}
 LINE = Fields({"step": count}, may={"weights": text})  # of evaluation.jsonl
 SHOWN = 12  # clips of the best and of the worst, and pairs of neighbours
 # Figures that are shown in large type and drawn over checkpoints: title, note, meaning of the floor.
@@ -35,6 +35,9 @@ TOLD = {
     "fvmd_lite": ("FVMD-like distance", "of histograms of flow; lower is better", "fvmd_lite_floor"),
     "permanence": ("Object permanence", "share of hidden things that come back the same", ""),
     "gravity_deviation": ("Off the gravity arc", "short sides; lower is better", ""),
+    "dense_all": ("Dense captions", "share that is right in every attribute", ""),
+    "short_all": ("Short captions", "share that is right in every attribute", ""),
+    "answers_all": ("Answers", "share of clips whose every attribute is answered right", ""),
     "remembered": ("Near copies", "share of clips nearer to training clips than 95 % of real ones", ""),
 }
 OF_VAES = {"psnr": ("PSNR", "dB; higher is better"), "ssim": ("SSIM", "1 is the same"), "frechet": ("Fréchet distance", "to the originals")}
@@ -58,6 +61,7 @@ def write_page(folder: Path, output: Path | None = None) -> Path:
         Section("Clips from worst to best" if any(map(ranked, scores["rows"])) else "Clips", clip_parts(folder, scores)),
         Section("Over checkpoints", curve_parts(history(folder, scores), lines)),
         Section("Held-out loss", loss_parts(scores)),
+        Section("What was taken for what", confusion_parts(scores)),
         Section("Nearest training clips", neighbour_parts(folder, scores)),
         Section("Every figure", [Folded(f"{len(every)} figures", [Table(["Figure", "Value"], every)])] if every else []),
         Section("Protocol", protocol_parts(scores)),
@@ -288,6 +292,22 @@ def clip_of(folder: Path, name: str, row: Mapping[str, Any], kind: str, note: st
     length = "an image" if row.get("frames") == 1 else f"{row['frames']} frames{rate}" if "frames" in row else ""
     told = "; ".join(filter(None, [row.get("dataset", ""), f"{shape}, {length}".rstrip(", "), _how(row), note]))
     return replace(made, note=told, marks=marks_of(row))
+
+
+def confusion_parts(scores: Mapping[str, Any]) -> list[Part]:
+    """For each attribute a picture and a table: of the clips that show a value, how many were said to show which."""
+    parts: list[Part] = []
+    for name, table in list((scores.get("confusions") or {}).items())[:_DRAWN]:
+        shown = sorted({*table, *(said for row in table.values() for said in row)})[:_DRAWN]
+        counts = [[table.get(truth, {}).get(said, 0) for said in shown] for truth in shown if truth in table]
+        truths = [truth for truth in shown if truth in table]
+        drawn = plots.counts(counts, down=truths, along=shown, across="said", up=name)
+        rows = [[truth, *row] for truth, row in zip(truths, counts, strict=True)]
+        parts += [
+            Plot([drawn], f"{name}: rows are what a clip shows, columns what its captions say"),
+            Folded("As numbers", [Table(["", *shown], rows)]),
+        ]
+    return parts
 
 
 def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:

@@ -110,6 +110,23 @@ class ValueInterval:
     floor: float = math.nan
 
 
+def counts(table: Sequence[Sequence[int]], *, down: Sequence[str], along: Sequence[str], across: str, up: str) -> str:
+    """A table of counts as shades, each row by its share, with the numbers above 0 written in. down, along: names of rows and columns."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(1.6 + 0.55 * len(along), 1.0 + 0.36 * len(down)))
+    totals = [max(sum(row), 1) for row in table]
+    axis.imshow([[count / total for count in row] for row, total in zip(table, totals, strict=True)], cmap="Blues", vmin=0, vmax=1.4)
+    axis.set_xticks(range(len(along)), [_plain(name) for name in along], rotation=40, ha="right")
+    axis.set_yticks(range(len(down)), [_plain(name) for name in down])
+    for place, row in enumerate(table):
+        for column, count in enumerate(row):
+            if count:
+                axis.text(column, place, str(count), ha="center", va="center", fontsize=8)
+    axis.set_xlabel(across)
+    axis.set_ylabel(_plain(up))
+    return _finished(figure)
+
+
 def intervals(spans: Mapping[str, ValueInterval], *, across: str, shares: bool = False) -> str:
     """A point with its interval and a mark at its floor for each name, as one `<svg>` element. shares: values lie between 0 and 1."""
     pyplot = _pyplot()

@@ -25,6 +25,10 @@ DRAWN = {
     "clips_per_second": "Clips a second",
     "mfu": "Model's share of the peak (MFU)",
     "grad_norm": "Norm of the gradient",
+    "attributes": "Loss of the attributes",
+    "contrast": "Loss of clips against captions",
+    "short": "Loss of short captions",
+    "dense": "Loss of dense captions",
     "data_share": "Share of the time that waits for data",
 }
 MOST_POINTS, MOST_EVENTS = 600, 20

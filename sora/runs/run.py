@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import sora
@@ -39,7 +40,7 @@ from sora.system.processes import git_commit
 from sora.system.terminal import Lines
 from sora.vae import artefact
 
-KINDS = ("vae", "diffusion")
+KINDS = ("vae", "diffusion", "captioner")
 MOST_STEPS = 10**12
 FORM = Fields(
     {"kind": word(*KINDS)},
@@ -60,11 +61,27 @@ FORM = Fields(
 SEALED = "run"  # the first word of what is sealed; the hash of config.yaml follows
 INIT = Fields({"config": Maybe(Named(anything))}, may={"step": Maybe(whole(0, MOST_STEPS)), "hash": text})  # of init.json
 NODE = Fields({"_target_": text})  # an object of config.yaml, by the name of its class
-NETWORKS = {"diffusion": ("patches", "text", "dit", "objective", "path", "density"), "vae": ("vae",)}  # what sampling builds, by kind
+NETWORKS = {  # what is built to use a run, by kind
+    "diffusion": ("patches", "text", "dit", "objective", "path", "density"),
+    "vae": ("vae",),
+    "captioner": ("patches", "captioner_net", "attributes", "objective"),
+}
 _CHOSEN = {"selection": Maybe(Either(text, [Maybe(text)])), "sets": Maybe([Either(text, [text])])}
 _READ = {"folders": Maybe(Either(text, [text])), "split": Maybe(text), "areas": Maybe([whole(1)]), "rate": Maybe(real(0))}
 _DATA = Fields({}, may={**_READ, **_CHOSEN})
-_NODES = (*NETWORKS["diffusion"], "optimizer", "schedule", "ema", "guard", "plan", "reader", "trainer", "logger")
+_NODES = (
+    *NETWORKS["diffusion"],
+    *NETWORKS["captioner"][1:3],
+    "pixels",
+    "optimizer",
+    "schedule",
+    "ema",
+    "guard",
+    "plan",
+    "reader",
+    "trainer",
+    "logger",
+)
 _NUMBERS = {"steps": whole(0, MOST_STEPS), "seed": whole(-(1 << 63), 1 << 64)}
 _PLAIN = {"kind": word(*KINDS), **_NUMBERS, "output": Maybe(text), "data": Maybe(_DATA)}
 # Every reader checks this form of config.yaml; a command that trains compares it with the keys of `sora train`, too.
@@ -187,10 +204,13 @@ class Run:
             print(f"could not write {self.events_file}: {error}; the event was {line.strip()}")
 
 
-def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | None = None) -> Run:
+def create(
+    folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | None = None, files: Mapping[str, str] = MappingProxyType({})
+) -> Run:
     """Create the folder of a new run, completely or not at all.
 
-    config: YAML text. info: `kind` and what the run depends on. vae: the folder of the VAE that is copied into a diffusion run.
+    config: YAML text. info: `kind` and what the run depends on. vae: the folder of the VAE that is copied into the run. files: more
+    texts, by name.
 
     Raises:
         ValueError: the folder holds a run already, or something else.
@@ -210,6 +230,8 @@ def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | No
         (staging / "config.yaml").write_text(config, encoding="utf-8")
         if vae is not None:
             artefact.copy(vae, staging / "vae")
+        for name, content in files.items():
+            (staging / name).write_text(content, encoding="utf-8")
         seal = trust.seal(SEALED, storage.text_hash(config))
         storage.write_json(staging / "run.json", {**info, "id": secrets.token_hex(8), "code": code_version(), "seal": seal})
     return Run(folder)

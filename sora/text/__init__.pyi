@@ -1,3 +1,5 @@
+from sora.text.all_captions import AllCaptions as AllCaptions
+from sora.text.all_captions import captions_in as captions_in
 from sora.text.byte import ByteEncoder as ByteEncoder
 from sora.text.byte import ByteText as ByteText
 from sora.text.classes import ClassEncoder as ClassEncoder

@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+from sora.captioner.pixels import PixelBlocks
 from sora.patches.packing import frame_times, pack, patch_times
 from sora.patches.patchifier import Patchifier
 from sora.system import distributed as ranks
@@ -43,14 +44,15 @@ class OnlineEncoder:
     with the most clips. With shard_text the text encoder lies on the training device, else on the host. near: ranks per node, among which a
     text encoder is cut; 1 cuts it among all ranks.
 
-    A rank encodes only the packs that it reads; ranks that read the same packs (`among`) share the work.
+    text: None if all packs come with their states. A rank encodes only the packs that it reads; ranks that read the same packs (`among`)
+    share the work.
     """
 
     def __init__(
         self,
         *,
-        vae: VideoVAE,
-        text: TextEncoder,
+        vae: VideoVAE | PixelBlocks,
+        text: TextEncoder | None,
         patchifier: Patchifier,
         budget: int,
         max_clips: int,
@@ -126,6 +128,7 @@ class OnlineEncoder:
         """Move the text encoder to the device, at the first call only, and cut its weights so that one block at a time is gathered."""
         if self._text_spread:
             return
+        assert self.text is not None
         self.text.to(device)
         models = self.text.models()
         if not models:
@@ -154,6 +157,7 @@ class OnlineEncoder:
     def _packed_text(self, clips: VideoPack, device: torch.device) -> TextTokens:
         if clips.states is not None:
             return pack_text(clips.states, budget=self.text_budget, max_clips=self.max_clips)
+        assert self.text is not None
         said, missing = dict.fromkeys(clips.captions), 0
         if self._shard_text:
             self._place_text(device)

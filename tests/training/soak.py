@@ -38,7 +38,7 @@ END = 30.0  # seconds in which all processes of a job are gone once one was kill
 
 @dataclass(frozen=True)
 class Trained:
-    """What is trained, the network ("diffusion") or the VAE ("vae"), and of how many packs a step is."""
+    """What is trained, "diffusion", "vae" or "captioner", and of how many packs a step is."""
 
     task: str
     packs: int
@@ -52,6 +52,9 @@ class Trained:
         if self.task == "vae":
             plan = ["plan.shapes=[[5,16,16],[1,16,16]]", f"plan.batch={2 * self.packs}"]
             return ["experiment=toy_vae", f"data.folders=[{home}/world]", *plan]
+        if self.task == "captioner":
+            plan = ["plan.budget=120", "plan.window=2"]
+            return ["experiment=toy_captioner", f"vae={home}/vae", f"data.folders=[{home}/world]", *plan]
         return ["experiment=toy", f"vae={home}/vae", f"data.folders=[{home}/world]", "plan.budget=120", "plan.window=2"]
 
 
@@ -191,7 +194,7 @@ def alike(one: Path, other: Path) -> None:
 
 def main(seed: int, kills: int) -> int:
     steps, began, draw = 12 * kills + 40, time.monotonic(), random.Random(seed)
-    what = Trained(draw.choice(["diffusion", "vae"]), draw.choice(PACKS))
+    what = Trained(draw.choice(["diffusion", "vae", "captioner"]), draw.choice(PACKS))
     with tempfile.TemporaryDirectory(prefix="soak-") as place:
         home = Path(place)
         print(f"seed {seed}: task={what.task}, {what.packs} packs; {kills} kills in {steps} steps, a checkpoint every {EVERY}", flush=True)

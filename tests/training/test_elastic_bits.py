@@ -1,4 +1,4 @@
-"""The bits of a run do not depend on how many ranks trained it: for both tasks, at every power of two that divides the packs of a step."""
+"""The bits of a run do not depend on how many ranks trained it: for all tasks, at every power of two that divides the packs of a step."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def home(tmp_path_factory) -> Path:
     [
         ("diffusion", 8, [4]),
         ("vae", 4, [4]),
+        pytest.param("captioner", 4, [2, 4], marks=pytest.mark.long),
         pytest.param("diffusion", 12, [2, 4], marks=pytest.mark.long),
         pytest.param("vae", 8, [2, 4], marks=pytest.mark.long),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sora.diffusion import prediction, shift, weighting
+from sora.diffusion import levels, prediction, weighting
 from sora.diffusion.density import Uniform
 from sora.diffusion.objective import Objective
 from sora.diffusion.path import Straight
@@ -57,7 +57,7 @@ def task(**changes: Any) -> DiffusionTask:
         density=Uniform(),
         prediction=prediction.velocity_prediction,
         weighting=weighting.constant_weight,
-        shift=partial(shift.constant_shift, value=1.0),
+        shift=partial(levels.constant_shift, value=1.0),
         frame_level_share=0.5,
         max_levels=24,
     )

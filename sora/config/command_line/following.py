@@ -80,6 +80,11 @@ def after_diffusion(run: Path, **given: Any) -> str:
     return command("sample", "prompt=what your captions describe", checkpoint=run, **given)
 
 
+def after_captioner(run: Path, folders: Sequence[str]) -> str:
+    """The command that scores a captioner on the first of the datasets that it was trained on."""
+    return command("evaluate", checkpoint=run, data=folders[0])
+
+
 def after_samples(folder: Path, run: Path) -> str:
     """The command for the page that shows the samples: the run's page if they lie in the run, else their own."""
     return command("report", run if folder.absolute().is_relative_to(run.absolute() / "samples") else folder)

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from sora.data.index.index import Index
 from sora.data.loading.quarantine import BadClip, of_the_clip
 from sora.system.files import NotEncoded, called
 from sora.system.terminal import counted
+from sora.text.all_captions import AllCaptions
 from sora.text.cache import TextCache
 from sora.text.encoder import TextEncoder
 from sora.text.limits import cuts, with_fill
@@ -156,3 +159,11 @@ def require_caption(index: Index, row: int, weights: Mapping[str, float] | None)
         kinds = {said.kind for said in index.captions(row)}
     if kinds and not any(weights.get(kind, 0.0) > 0 for kind in kinds):
         raise BadClip(f"its captions are of kinds {', '.join(sorted(kinds))}, and data.captions={dict(weights)} shows none of these")
+
+
+def all_told(told: AllCaptions, index: Index, row: int, weights: Mapping[str, float] | None) -> Float[Tensor, "_ 1"]:
+    """All captions of a clip whose kinds have a weight above 0 (None: of any kind), and its facts."""
+    with of_the_clip():
+        found = index.row(row)
+    kinds = [(said.kind, said.text) for said in index.captions(row) if weights is None or weights.get(said.kind, 0.0) > 0]
+    return told.states(kinds, found.extra)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from sora.data.index.index import Index, open_indexes
 from sora.data.index.latents import LatentIndex
-from sora.data.loading.caption_checks import identity, require_cached, require_caption, require_kinds, selected
+from sora.data.loading.caption_checks import all_told, identity, require_cached, require_caption, require_kinds, selected
 from sora.data.loading.quarantine import Quarantine, first_readable, of_the_clip, planned_keys
 from sora.data.plan.clips import LatentClips
 from sora.data.plan.listing import PackPlan
@@ -22,6 +22,7 @@ from sora.data.plan.steps import Item, Pack
 from sora.patches.packing import frame_times, pack, patch_times
 from sora.patches.patchifier import Patchifier
 from sora.system.draws import generator, sample_id
+from sora.text.all_captions import AllCaptions
 from sora.text.cache import TextCache
 from sora.text.caption_mix import choose_caption, keep_caption
 from sora.text.encoder import TextEncoder
@@ -38,7 +39,8 @@ class LatentData:
     of the kinds of captions (null: all alike). drop: share of clips shown without their caption. first_frame: share of clips whose first
     latent frame is given as a condition. text_budget: the most text tokens of a pack (null: no limit). max_bad_share: share of the clips
     that may be unreadable before the run stops. cache_mb: latents cached in memory by each process. hash_every_read: compare latents with
-    their hashes at every read, not only at a process's first read. sets, selection: see `open_indexes`.
+    their hashes at every read, not only at a process's first read. sets, selection: see `open_indexes`. text: a text encoder, or
+    `AllCaptions` for all captions of each clip and its facts.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class LatentData:
         hash_every_read: bool,
         weights: Sequence[float] | None,
         vae_hash: str,
-        text: TextEncoder,
+        text: TextEncoder | AllCaptions,
         patchifier: Patchifier,
         seed: int,
         sets: Sequence[str | Sequence[str]] | None = None,
@@ -66,10 +68,11 @@ class LatentData:
         self.patchifier, self.seed, self.vae_hash = patchifier, seed, vae_hash
         indexes = open_indexes(folders, split, sets=sets, selection=selection, hash_every_read=hash_every_read)
         self.latents = tuple(LatentIndex(index, vae_hash) for index in indexes)
-        self.texts = tuple(TextCache(folder, text.fingerprint) for folder in folders)
+        self.told = text if isinstance(text, AllCaptions) else None
+        self.texts = () if self.told is not None else tuple(TextCache(folder, text.fingerprint) for folder in folders)
         self._starts = np.cumsum([0, *(len(latents) for latents in self.latents)])
         require_kinds(self.indexes, captions)
-        for latents, texts in zip(self.latents, self.texts, strict=True):
+        for latents, texts in zip(self.latents, self.texts, strict=self.told is None):
             require_cached(latents.index, texts, captions)
 
     @property
@@ -208,6 +211,8 @@ class LatentBatches(Dataset):
         return cache.count(said)
 
     def _states(self, item: Item, sample: int) -> Float[Tensor, "_ D"]:
+        if self.data.told is not None:
+            return all_told(self.data.told, *self._place(item), self.data.captions)
         cache, said = self._said(item, sample)
         return cache.states(said)
 

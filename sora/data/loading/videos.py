@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from sora.data.index.decoded import decoded_by
 from sora.data.index.index import open_indexes
-from sora.data.loading.caption_checks import identity, require_cached, require_caption, require_kinds, selected
+from sora.data.loading.caption_checks import all_told, identity, require_cached, require_caption, require_kinds, selected
 from sora.data.loading.frames import ClipFrames, FramePacks, frame_clips
 from sora.data.loading.quarantine import Quarantine, planned_keys
 from sora.data.plan.frames import FrameClips
@@ -23,6 +23,7 @@ from sora.data.plan.listing import PackPlan
 from sora.patches.geometry import Geometry
 from sora.patches.patchifier import Patchifier
 from sora.system.draws import generator
+from sora.text.all_captions import AllCaptions
 from sora.text.cache import TextCache
 from sora.text.caption_mix import choose_caption, keep_caption
 from sora.text.encoder import TextEncoder
@@ -80,7 +81,7 @@ class VideoData:
         max_bad_share: float,
         reader: VideoReader,
         stride: Sequence[int],
-        text: TextEncoder,
+        text: TextEncoder | AllCaptions,
         patchifier: Patchifier,
         seed: int,
         sets: Sequence[str | Sequence[str]] | None = None,
@@ -96,6 +97,9 @@ class VideoData:
         self.vae_batch, self.shard_vae, self.shard_text, self.text_budget = vae_batch, shard_vae, shard_text, text_budget
         self.max_bad_share, self.reader = max_bad_share, reader
         self.indexes = open_indexes(folders, split, sets=sets, selection=selection)
+        self.told = text if isinstance(text, AllCaptions) else None
+        if self.told is not None and (text_cache or shard_text):
+            raise ValueError("data.text_cache and data.shard_text are for text encoders, and captions are read as they are: leave them out")
         self.texts = tuple(TextCache(folder, text.fingerprint) for folder in folders) if text_cache else None
         require_kinds(self.indexes, captions)
         for index, texts in zip(self.indexes, self.texts or (), strict=False):
@@ -167,6 +171,9 @@ class VideoBatches(Dataset):
         return choose_caption(kinds, self.data.captions, **draw)
 
     def _states(self, clips: Sequence[ClipFrames], said: Sequence[str]) -> tuple[Tensor, ...] | None:
+        if self.data.told is not None:
+            places = [self._packs.locate(clip.row) for clip in clips]
+            return tuple(all_told(self.data.told, self.data.indexes[number], row, self.data.captions) for number, row in places)
         if self.data.texts is None:
             return None
         return tuple(self.data.texts[self._packs.locate(clip.row)[0]].states(text) for clip, text in zip(clips, said, strict=True))

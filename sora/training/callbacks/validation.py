@@ -29,6 +29,7 @@ from sora.training.logging.tracker import NoTracker, Tracker
 from sora.training.module import TrainingModule
 
 FILE = "evaluation.jsonl"
+TOLD = ("loss", "adherence_all", "frechet_over_floor", "caption_loss", "answers_all", "short_all", "dense_all")  # on the terminal
 PAUSE = 10  # steps after which a postponed evaluation is tried again
 Figures = dict[str, Any]
 Weights = Callable[[TrainingModule], AbstractContextManager[object]]
@@ -166,7 +167,7 @@ class Evaluations(Callback):
             self._tracker.log(counters.step, {f"{prefix}/{name}": value for name, value in numbers.items()})
             for number, path in enumerate(line.get("videos", ())):
                 self._tracker.media(counters.step, f"{prefix}/video/{number}", self._run.folder / path, path)
-        told = ", ".join(f"{name} {lines[0][name]:.4g}" for name in ("loss", "adherence_all", "frechet_over_floor") if name in lines[0])
+        told = ", ".join(f"{name} {lines[0][name]:.4g}" for name in TOLD if name in lines[0])
         self._journal.say(f"step {counters.step} evaluated in {sum(line['seconds'] for line in lines):.1f} s: {told}")
 
     def _put_off(self, last: bool) -> None:

@@ -1,0 +1,15 @@
+from sora.captioner.attributes import Attributes as Attributes
+from sora.captioner.attributes import NoAttributes as NoAttributes
+from sora.captioner.attributes import WordAttributes as WordAttributes
+from sora.captioner.network import CaptionNetwork as CaptionNetwork
+from sora.captioner.network import SeenClips as SeenClips
+from sora.captioner.objective import CaptionObjective as CaptionObjective
+from sora.captioner.pixels import PixelBlocks as PixelBlocks
+from sora.captioner.scoring import CaptionScores as CaptionScores
+from sora.captioner.trained import SaidClip as SaidClip
+from sora.captioner.trained import TimedFrames as TimedFrames
+from sora.captioner.trained import TrainedCaptioner as TrainedCaptioner
+from sora.captioner.words import Words as Words
+from sora.captioner.words import words_of as words_of
+from sora.captioner.writing import Written as Written
+from sora.captioner.writing import write_captions as write_captions
