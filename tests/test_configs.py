@@ -23,8 +23,10 @@ OPTION_GIVEN = {"path": ("path", "straight"), "density": ("density", "logit_norm
 OPTION_GIVEN |= {"prompt": ("caption_prompt", "standard")}
 GIVEN = {
     "patch_channels": 32, "text_width": 24, "latent_channels": 8, "seed": 0, "steps": 100, "fingerprint": "0" * 64, "shadow": {},
+    "words": 50, "attributes": {"colour": 3},
 }  # fmt: skip
 LISTED = {"scorer"}  # groups of which a key names several options: curate scorers=[nsfw,lite0]
+OF_USERS = {("scorer", "onnx"), ("attributes", "words")}
 ON_DATA = {"data", "plan"}  # these open a dataset; the tests of their room build them
 OBVIOUS = {"seed", "steps", "kind", "captions_per_file"}
 DOWNLOADED = re.compile(r"source: (?!package:)\S")  # an encoder that stands on a hub is composed and its keys checked, not loaded
@@ -115,8 +117,8 @@ def test_an_option_builds(group, option):
     import torch
 
     tree = node(group, option)
-    if DOWNLOADED.search(GROUPS[group][option].read_text()) or group in ON_DATA or (group, option) == ("scorer", "onnx"):
-        resolve(tree[TARGET])  # what a hub, a dataset or a file of the user's stands behind
+    if DOWNLOADED.search(GROUPS[group][option].read_text()) or group in ON_DATA or (group, option) in OF_USERS:
+        resolve(tree[TARGET])  # what a hub, a dataset or a user's own file or words stand behind
         return
     made = resolve(tree[TARGET])
     if tree[TARGET].startswith("torch."):
