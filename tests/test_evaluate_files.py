@@ -229,7 +229,7 @@ def test_what_does_not_fit_is_told(sets, tmp_path, capsys):
         (one, [f"cache={one / 'clip-0.mp4'}"], "is a file; name a folder"),
         (one, ["metrics=[loss]"], "metrics=['loss']: for videos, choose from"),
         (one, ["vbench=x"], "but a run would; leave it out"),
-        (one, ["step=3"], "but a run or a VAE would; leave it out"),
+        (one, ["step=3"], "but a run, a VAE or a captioner would; leave it out"),
         (one, ["preset=stylegan_v_fvd2048_16f"], "git blob SHA-1 93daef59c7ae0e9e8f76225521407e60cbafa6aa). Download it"),
         (one, ["preset=videogpt_bair_256", "extractor.path=nowhere"], "a867b87ac3a9097d200598b1d48a1b890d8ec744). Download it"),
     ):

@@ -63,7 +63,7 @@ def shortened(folder: Path, steps: int) -> None:
 @pytest.mark.parametrize(
     ("first", "steps"),
     [
-        pytest.param("prepare", 24, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+        pytest.param("prepare", 24, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
         pytest.param("curate", 24, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
         pytest.param("prepare", None, marks=[pytest.mark.long, pytest.mark.timeout(900)], id="whole"),  # two minutes of a processor
     ],

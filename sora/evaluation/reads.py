@@ -107,7 +107,8 @@ def _why(settings: EvaluationSettings, key: str, words: Collection[str], kind: s
     elif not readers:
         readers = [NAMED[other] for other, keys in OF_KIND.items() if key in keys or (other == "diffusion" and key in MAKING)]
         readers += ["videos from files"] if key == "rates" else []
-    return f"{measured} do not read it, but {' or '.join(readers)} would" if readers else f"{measured} do not read it"
+    either = " or ".join(filter(None, (", ".join(readers[:-1]), *readers[-1:])))
+    return f"{measured} do not read it, but {either} would" if readers else f"{measured} do not read it"
 
 
 def _named(word: str, kind: str) -> str:
