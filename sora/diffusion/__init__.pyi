@@ -77,6 +77,7 @@ from sora.diffusion.samplers import Sampler as Sampler
 from sora.diffusion.samplers import adams_bashforth as adams_bashforth
 from sora.diffusion.samplers import euler as euler
 from sora.diffusion.samplers import heun as heun
+from sora.diffusion.samplers import heun_steps as heun_steps
 from sora.diffusion.samplers import midpoint as midpoint
 from sora.diffusion.samplers import runge_kutta as runge_kutta
 from sora.diffusion.stochastic import churn as churn

@@ -48,10 +48,15 @@ def euler(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."
 
 def heun(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, path: Path, noise: Draw) -> Float[Tensor, "..."]:
     """Heun's method (Karras et al. 2022, algorithm 1): second order, two predictions per step but one in the last, an Euler step."""
+    return heun_steps(predict, x, levels, ends=True)
+
+
+def heun_steps(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."], *, ends: bool) -> Float[Tensor, "..."]:
+    """Heun's method over a part of a schedule. ends: whether the schedule ends with it, so that the last step is Euler's."""
     last = len(levels) - 2
     for step, (t, after, dt) in enumerate(_stages(x, levels)):
         slope = predict(x, t)
-        if step < last:
+        if step < last or not ends:
             slope = (slope + predict(x + dt * slope, after)) / 2
         x = x + dt * slope
     return x

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora.diffusion.path import Path, like
-from sora.diffusion.samplers import Draw, Predict, heun
+from sora.diffusion.samplers import Draw, Predict, heun_steps
 
 MOST_CHURN = 2**0.5 - 1  # Karras et al. 2022: no more noise at once than the state has already
 
@@ -35,11 +35,7 @@ def churn(
         now, after = levels[step], levels[step + 1]
         raised = _raised(now, after, path, 1 + min(rate / steps, MOST_CHURN), low, high)
         x = _noised(x, now, raised, noise(step), path=path) if bool((raised != now).any()) else x
-        dt = like((after - raised).to(x.device), x)
-        slope = predict(x, raised)
-        if step < steps - 1:
-            slope = (slope + predict(x + dt * slope, after)) / 2
-        x = x + dt * slope
+        x = heun_steps(predict, x, torch.stack([raised, after]), ends=step == steps - 1)
     return x
 
 
@@ -65,24 +61,11 @@ def restart(
         )
     if begin == 0 and times and not bool((path.alpha(levels[0]) > 0).all()):
         raise ValueError(f"sampler.since={since} goes back to pure noise, which forgets everything; give a larger share")
-    if end == steps:  # Heun's last step does not ask at level 0
-        x = heun(predict, x, levels, path=path, noise=noise)
-    else:
-        x = _heun_all(predict, x, levels[: end + 1])
+    x = heun_steps(predict, x, levels[: end + 1], ends=end == steps)
     for time in range(times):
         x = _noised(x, levels[end], levels[begin], noise(time), path=path)
-        again = levels[begin : end + 1]
-        x = heun(predict, x, again, path=path, noise=noise) if end == steps else _heun_all(predict, x, again)
-    return x if end == steps else heun(predict, x, levels[end:], path=path, noise=noise)
-
-
-def _heun_all(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Heun's method whose last step asks twice, too: for a part of a schedule that ends above level 0."""
-    for step in range(len(levels) - 1):
-        dt = like((levels[step + 1] - levels[step]).to(x.device), x)
-        slope = predict(x, levels[step])
-        x = x + dt / 2 * (slope + predict(x + dt * slope, levels[step + 1]))
-    return x
+        x = heun_steps(predict, x, levels[begin : end + 1], ends=end == steps)
+    return x if end == steps else heun_steps(predict, x, levels[end:], ends=True)
 
 
 def _noised(

@@ -199,8 +199,9 @@ class Generator:
     ) -> list[Tensor]:
         """The tokens of clips, denoised together. texts: for each named prediction the caption states of all clips."""
         grids = [clip.grid for clip in clips]
-        table = self._schedule(clips)
-        levels = table[:, _packed_levels(clips).index]
+        packed = _packed_levels(clips)
+        table = self._schedule(clips, len(packed.levels))
+        levels = table[:, packed.index]
         conditions = torch.cat([clip.conditions for clip in clips]).to(self.device)
         start = torch.cat([clip.start for clip in clips]).to(self.device)
         first = path_start(self.path, levels[0].to(self.device), start, conditions)
@@ -226,15 +227,15 @@ class Generator:
         ]
         return torch.cat(draws).to(self.device)
 
-    def _schedule(self, clips: Sequence[PatchedRequest]) -> Float[Tensor, "S1 U"]:
-        """The values of the pack's noise levels at every step, on the CPU."""
+    def _schedule(self, clips: Sequence[PatchedRequest], count: int) -> Float[Tensor, "S1 U"]:
+        """The values of the pack's `count` noise levels at every step, on the CPU."""
         columns = []
         for clip in clips:
             levels = self.recipe.schedule(self.recipe.steps, shift=self.recipe.shift(clip.grid.tokens), first=self.recipe.first)
             check_levels(levels[:-1], self.prediction, path=self.path)
             columns.append(levels[:, None].expand(-1, clip.grid.t))
         rows = torch.cat(columns, dim=1)
-        return torch.nn.functional.pad(rows, (0, len(_packed_levels(clips).levels) - rows.shape[1]))
+        return torch.nn.functional.pad(rows, (0, count - rows.shape[1]))
 
 
 def _packed_levels(clips: Sequence[PatchedRequest]) -> NoiseLevels:

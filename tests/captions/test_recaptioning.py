@@ -214,7 +214,7 @@ def test_killed_at_any_moment_no_answer_is_lost_or_paid_twice(tmp_path):
     assert twice == 0 and len(captions(index.folder)) == 60
 
 
-def test_a_server_that_goes_away_leaves_what_was_done_and_marks_nothing(index, tmp_path):
+def test_a_server_that_goes_away_leaves_what_was_done_and_marks_nothing(index, tmp_path, monkeypatch):
     server = StubServer(lambda body: fields_of(), seconds=0.005)
     try:
         captioner = chat(server.url, attempts=2, stop_after=3)
@@ -226,7 +226,7 @@ def test_a_server_that_goes_away_leaves_what_was_done_and_marks_nothing(index, t
                 server.faults = {"status_500": 1.0}
             return taken(*args, **said)
 
-        work.namer.request = counted  # type: ignore[method-assign]
+        monkeypatch.setattr(work.namer, "request", counted)
         with pytest.raises(CircuitOpen, match=r"in a row failed.*the same command goes on"):
             work.run(quiet)
         good = sum(server.good.values())

@@ -71,7 +71,7 @@ def _language(text: str) -> str:
 @cache
 def _classifier() -> Callable[[str], Any]:
     try:
-        import py3langid  # type: ignore[import-not-found]
+        import py3langid
     except ImportError:
         raise ValueError(INSTALL) from None
     return py3langid.classify

@@ -53,12 +53,6 @@ class Signature(NamedTuple):
         return cls(np.frombuffer(hashes, "<u8").reshape(count, -1), np.frombuffer(pictures, np.uint8).reshape(count, -1), aspect)
 
 
-def hash_of(luma: Float[ndarray, "*n 16 16"] | UInt8[ndarray, "*n 16 16"]) -> UInt64[ndarray, "*n"]:
-    """The hash of each small luma picture: bit i is set where the i-th of the 64 lowest frequencies is positive."""
-    (waves,) = _waves(SIDE, ((0.0, 1.0),))
-    return _signs(waves @ np.asarray(luma, np.float32) @ waves.T)
-
-
 def mirrored(hashes: UInt64[ndarray, "*n"]) -> UInt64[ndarray, "*n"]:
     """The hashes of the pictures mirrored left to right."""
     return hashes ^ MIRROR
