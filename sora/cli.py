@@ -33,16 +33,8 @@ if TYPE_CHECKING:
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 PATIENCE = 120.0  # seconds in which a run of a sweep that is asked to stop has to save
 LAUNCHER = "launcher"  # the group that says where a command runs
-MAKING = (
-    "encode",
-    "evaluate",
-    "export",
-    "prepare",
-    "quickstart",
-    "recaption",
-    "sample",
-    "train",
-)  # whose work is files
+# verbs whose work is files, whoever listens
+MAKING = ("encode", "evaluate", "export", "prepare", "quickstart", "recaption", "sample", "train")
 SHARING = ("train", "evaluate")  # verbs whose work the ranks share that torchrun or srun started
 # Errors of the machine that a user can mend, told in one line; any other OSError is ours and gets its traceback.
 PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
